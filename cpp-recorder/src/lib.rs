@@ -1,0 +1,1 @@
+//! C ABI, C++ headers and ggml adapter of the bitnet-diff recorder.

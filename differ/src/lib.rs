@@ -1,0 +1,1 @@
+//! Finds where, and whether, two inference engines diverge.

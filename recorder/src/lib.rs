@@ -1,0 +1,1 @@
+//! Records every tensor of an inference engine to Parquet.
