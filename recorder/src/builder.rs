@@ -1,0 +1,129 @@
+use crate::{Engine, Error, Recorder, Values};
+use std::path::PathBuf;
+
+/// Most bytes that wait in the queue, unless the builder says otherwise: 256 MiB.
+pub const DEFAULT_QUEUE_BYTES: usize = 256 << 20;
+
+/// Sets up a [`Recorder`] in code rather than from the environment.
+///
+/// ```
+/// use bitnet_trace::{Engine, Recorder, Values};
+///
+/// # fn main() -> Result<(), bitnet_trace::Error> {
+/// # let dir = std::env::temp_dir().join(format!("bitnet-trace-doc-{}", std::process::id()));
+/// let recorder = Recorder::builder(&dir)
+///     .engine(Engine::new("my-engine", "1.0"))
+///     .run("baseline")
+///     .values(Values::Full)
+///     .build()?;
+/// recorder.finish()?;
+/// # let _ = std::fs::remove_dir_all(&dir);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+#[must_use = "a builder does nothing until `build` is called"]
+#[cfg_attr(not(feature = "trace"), allow(dead_code))]
+pub struct RecorderBuilder {
+    pub(crate) dir: PathBuf,
+    pub(crate) run: Option<String>,
+    pub(crate) engine: Engine,
+    pub(crate) values: Values,
+    pub(crate) queue_bytes: usize,
+    pub(crate) layout: Layout,
+    pub(crate) fixed: Option<Fixed>,
+}
+
+/// Sizes of the files' inner divisions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layout {
+    /// Values of a page in bytes: rows are packed up to this, a larger row has a page of its own.
+    /// 256 KiB.
+    pub page_bytes: usize,
+    /// Values of a row group in bytes. 64 MiB.
+    pub row_group_bytes: u64,
+    /// Rows of a row group, which bound the memory that their scalar columns take. 122,880.
+    pub row_group_rows: u64,
+    /// File size at which a new part begins, in bytes. 1 GiB.
+    pub part_bytes: u64,
+}
+
+impl Default for Layout {
+    fn default() -> Self {
+        Self {
+            page_bytes: 256 << 10,
+            row_group_bytes: 64 << 20,
+            row_group_rows: 122_880,
+            part_bytes: 1 << 30,
+        }
+    }
+}
+
+/// What differs from run to run, held still: for golden traces.
+#[derive(Debug, Clone)]
+#[cfg_attr(not(feature = "trace"), allow(dead_code))]
+pub(crate) struct Fixed {
+    pub unix_ms: u64,
+}
+
+impl RecorderBuilder {
+    pub(crate) fn new(dir: PathBuf) -> Self {
+        Self {
+            dir,
+            run: None,
+            engine: Engine::new("unknown", ""),
+            values: Values::Full,
+            queue_bytes: DEFAULT_QUEUE_BYTES,
+            layout: Layout::default(),
+            fixed: None,
+        }
+    }
+
+    /// The engine whose tensors are recorded.
+    pub fn engine(mut self, engine: Engine) -> Self {
+        self.engine = engine;
+        self
+    }
+
+    /// The run's name: 1 to 128 of `A-Z a-z 0-9 . _ -`, not starting with a dot. Where a run of that name
+    /// exists, `-2`, `-3`, ... is appended. Without a name, engine, time and process id make one.
+    pub fn run(mut self, name: impl Into<String>) -> Self {
+        self.run = Some(name.into());
+        self
+    }
+
+    /// Whether elements are kept, or only their hash and statistics.
+    pub fn values(mut self, values: Values) -> Self {
+        self.values = values;
+        self
+    }
+
+    /// Most bytes of tensors that wait for the writer ([`DEFAULT_QUEUE_BYTES`]). When they are reached,
+    /// [`Recorder::record`] waits. A tensor larger than this is taken when the queue is empty.
+    pub fn queue_bytes(mut self, bytes: usize) -> Self {
+        self.queue_bytes = bytes;
+        self
+    }
+
+    /// Sizes of pages, row groups and parts. The default is measured; tests make them small.
+    pub fn layout(mut self, layout: Layout) -> Self {
+        self.layout = layout;
+        self
+    }
+
+    /// Writes times, process and command line as constants, so that the manifest is reproducible.
+    #[doc(hidden)]
+    pub fn fixed(mut self, unix_ms: u64) -> Self {
+        self.fixed = Some(Fixed { unix_ms });
+        self
+    }
+
+    /// Creates the run's directory and starts the recorder.
+    ///
+    /// # Errors
+    /// [`Error::RunName`], [`Error::Directory`], [`Error::TooManyRuns`] or [`Error::Thread`]. Never without
+    /// feature `trace`: the recorder is off then.
+    pub fn build(self) -> Result<Recorder, Error> {
+        Recorder::start(self)
+    }
+}

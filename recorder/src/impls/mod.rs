@@ -1,0 +1,5 @@
+#[cfg(feature = "candle")]
+mod candle;
+#[cfg(feature = "ndarray")]
+mod ndarray;
+pub mod slice;

@@ -1,0 +1,113 @@
+//! The recorder without feature `trace`: the same calls, which compile to nothing.
+
+use crate::{Engine, Error, Model, Observation, RecorderBuilder, Settings, Summary, Tap, TensorError};
+use std::path::{Path, PathBuf};
+
+/// Records an engine's tensors. Built without feature `trace`, it is always off.
+#[derive(Debug, Clone, Default)]
+pub struct Recorder(());
+
+impl Recorder {
+    pub(crate) fn start(_: RecorderBuilder) -> Result<Self, Error> {
+        Ok(Self(()))
+    }
+
+    /// A recorder that is off.
+    #[inline]
+    pub const fn off() -> Self {
+        Self(())
+    }
+
+    /// A recorder that is off, whatever the environment says.
+    #[inline]
+    pub fn from_env(_engine: Engine) -> Self {
+        Self(())
+    }
+
+    /// A recorder that is off, whatever the environment says.
+    #[inline]
+    pub fn global(_engine: Engine) -> &'static Self {
+        static OFF: Recorder = Recorder(());
+        &OFF
+    }
+
+    /// Sets up a recorder, which will be off.
+    #[inline]
+    pub fn builder(dir: impl Into<PathBuf>) -> RecorderBuilder {
+        RecorderBuilder::new(dir.into())
+    }
+
+    /// False.
+    #[inline]
+    pub const fn is_on(&self) -> bool {
+        false
+    }
+
+    /// False.
+    #[inline]
+    pub const fn wants(&self, _tap: &Tap<'_>) -> bool {
+        false
+    }
+
+    /// None.
+    #[inline]
+    pub const fn run(&self) -> Option<&str> {
+        None
+    }
+
+    /// None.
+    #[inline]
+    pub const fn run_dir(&self) -> Option<&Path> {
+        None
+    }
+
+    /// Nothing.
+    #[inline]
+    pub fn set_model(&self, _model: Model) {}
+
+    /// Nothing.
+    #[inline]
+    pub fn set_settings(&self, _settings: Settings) {}
+
+    /// Nothing.
+    #[inline]
+    pub fn set_extra(&self, _key: &str, _value: &str) {}
+
+    /// Nothing.
+    #[inline]
+    pub fn set_prompt(&self, _text: &str, _tokens: usize) {}
+
+    /// Nothing.
+    #[inline]
+    pub fn set_observation(&self, _observation: Observation) {}
+
+    /// Nothing.
+    #[inline]
+    pub fn begin_pass(&self) {}
+
+    /// Nothing.
+    #[inline]
+    pub fn tokens<I: Copy + Into<i64>>(&self, _request: i32, _first_seq: i64, _ids: &[I]) {}
+
+    /// Nothing.
+    #[inline(always)]
+    pub fn record<T: ?Sized>(&self, _tap: Tap<'_>, _tensor: &T) {}
+
+    /// Nothing.
+    ///
+    /// # Errors
+    /// Never.
+    #[inline(always)]
+    pub fn try_record<T: ?Sized>(&self, _tap: Tap<'_>, _tensor: &T) -> Result<(), TensorError> {
+        Ok(())
+    }
+
+    /// An empty summary.
+    ///
+    /// # Errors
+    /// Never.
+    #[inline]
+    pub fn finish(&self) -> Result<Summary, Error> {
+        Ok(Summary::default())
+    }
+}

@@ -1,0 +1,204 @@
+use crate::TensorError;
+use bitnet_trace_schema::DType;
+
+/// A tensor that can be recorded.
+///
+/// The crate implements it for slices ([`Slice`](crate::Slice) gives them a shape), for `ndarray` arrays
+/// (feature `ndarray`) and for candle's `Tensor` (feature `candle`). For another library, show the
+/// tensor's memory:
+///
+/// ```
+/// use bitnet_trace::{AsTensor, DType, TensorError, TensorView, bytes_of};
+///
+/// struct Matrix { rows: usize, cols: usize, data: Vec<f32> }
+///
+/// impl AsTensor for Matrix {
+///     fn with_view(&self, f: &mut dyn FnMut(TensorView<'_>)) -> Result<(), TensorError> {
+///         f(TensorView::new(DType::F32, &[self.rows, self.cols], bytes_of(&self.data)));
+///         Ok(())
+///     }
+/// }
+/// ```
+pub trait AsTensor {
+    /// Calls `f` once with a view of the tensor, which need not outlive the call (so that a lock guard
+    /// can be held around it).
+    ///
+    /// # Errors
+    /// [`TensorError::DType`] or [`TensorError::Unreadable`] where there is no view to give.
+    fn with_view(&self, f: &mut dyn FnMut(TensorView<'_>)) -> Result<(), TensorError>;
+}
+
+/// A tensor in memory: little-endian elements, addressed by shape, strides and offset.
+///
+/// Nothing is checked here: [`Recorder::record`](crate::Recorder::record) checks before it reads.
+#[derive(Debug, Clone, Copy)]
+pub struct TensorView<'a> {
+    dtype: DType,
+    shape: &'a [usize],
+    data: &'a [u8],
+    strides: Option<&'a [isize]>,
+    offset: usize,
+}
+
+impl<'a> TensorView<'a> {
+    /// A contiguous row-major tensor: `data` holds its elements from the first on.
+    #[inline]
+    pub const fn new(dtype: DType, shape: &'a [usize], data: &'a [u8]) -> Self {
+        Self {
+            dtype,
+            shape,
+            data,
+            strides: None,
+            offset: 0,
+        }
+    }
+
+    /// Strides in elements, one a dimension; negative and 0 (broadcast) are fine.
+    #[inline]
+    pub const fn strides(mut self, strides: &'a [isize]) -> Self {
+        self.strides = Some(strides);
+        self
+    }
+
+    /// Where in `data` the element with index 0, 0, ... lies, in elements.
+    #[inline]
+    pub const fn offset(mut self, offset: usize) -> Self {
+        self.offset = offset;
+        self
+    }
+
+    /// Element type.
+    pub const fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Extent of each dimension.
+    pub const fn shape(&self) -> &'a [usize] {
+        self.shape
+    }
+
+    /// Size of the tensor in bytes, checked to lie within the data.
+    ///
+    /// # Errors
+    /// [`TensorError::ShapeOverflow`], [`TensorError::Strides`] or [`TensorError::OutOfBounds`].
+    pub fn check(&self) -> Result<usize, TensorError> {
+        if let Some(strides) = self.strides
+            && strides.len() != self.shape.len()
+        {
+            return Err(TensorError::Strides {
+                strides: strides.len(),
+                dims: self.shape.len(),
+            });
+        }
+        let overflow = || TensorError::ShapeOverflow(self.shape.to_vec());
+        if self.shape.contains(&0) {
+            return Ok(0);
+        }
+        let elements = self
+            .shape
+            .iter()
+            .try_fold(1usize, |n, &dim| n.checked_mul(dim))
+            .ok_or_else(overflow)?;
+        let bytes = elements.checked_mul(self.dtype.size()).ok_or_else(overflow)?;
+        let (mut first, mut last) = (self.offset as i128, self.offset as i128);
+        match self.strides {
+            None => last += elements as i128 - 1,
+            Some(strides) => {
+                for (&dim, &stride) in self.shape.iter().zip(strides) {
+                    // below 2^127: both factors are of 64 bits
+                    let reach = (dim as i128 - 1) * stride as i128;
+                    let end = if reach < 0 { &mut first } else { &mut last };
+                    *end = end.checked_add(reach).ok_or_else(overflow)?;
+                }
+            }
+        }
+        let available = self.data.len() / self.dtype.size();
+        if first < 0 || last >= available as i128 {
+            return Err(TensorError::OutOfBounds {
+                first,
+                last,
+                available,
+            });
+        }
+        Ok(bytes)
+    }
+}
+
+#[cfg(feature = "trace")]
+impl<'a> TensorView<'a> {
+    pub(crate) fn data(&self) -> &'a [u8] {
+        self.data
+    }
+
+    /// Pairs of extent and stride (in elements), and the offset of the first element.
+    pub(crate) fn dims(&self) -> (Vec<(usize, isize)>, usize) {
+        let mut dims: Vec<(usize, isize)> = match self.strides {
+            Some(strides) => self.shape.iter().copied().zip(strides.iter().copied()).collect(),
+            None => self.shape.iter().map(|&dim| (dim, 0)).collect(),
+        };
+        if self.strides.is_none() {
+            let mut stride = 1isize;
+            for dim in dims.iter_mut().rev() {
+                dim.1 = stride;
+                stride = stride.wrapping_mul(dim.0 as isize);
+            }
+        }
+        (dims, self.offset)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(
+        shape: &[usize],
+        strides: &[isize],
+        offset: usize,
+        elements: usize,
+    ) -> Result<usize, TensorError> {
+        let data = vec![0u8; elements * 4];
+        TensorView::new(DType::F32, shape, &data)
+            .strides(strides)
+            .offset(offset)
+            .check()
+    }
+
+    #[test]
+    fn strides_of_every_kind_are_checked_against_the_data() {
+        assert_eq!(check(&[2, 3], &[3, 1], 0, 6), Ok(24));
+        assert_eq!(check(&[2, 3], &[1, 2], 0, 6), Ok(24), "transposed");
+        assert_eq!(check(&[2, 3], &[-3, -1], 5, 6), Ok(24), "reversed");
+        assert_eq!(check(&[1000, 3], &[0, 1], 0, 3), Ok(12_000), "broadcast");
+        assert_eq!(check(&[], &[], 0, 1), Ok(4), "no dimensions");
+        assert_eq!(check(&[0, 9], &[9, 1], 99, 0), Ok(0), "no elements");
+        for (shape, strides, offset) in [
+            (&[2, 3][..], &[3isize, 1][..], 1),
+            (&[2, 3], &[4, 1], 0),
+            (&[2, 3], &[-3, 1], 0),
+            (&[2, 3], &[3, -1], 1),
+            (&[usize::MAX], &[0], 6),
+        ] {
+            let error = check(shape, strides, offset, 6).expect_err("refused");
+            assert!(
+                matches!(
+                    error,
+                    TensorError::OutOfBounds { .. } | TensorError::ShapeOverflow(_)
+                ),
+                "{error}"
+            );
+        }
+        assert!(matches!(
+            check(&[2, 3], &[1], 0, 6),
+            Err(TensorError::Strides { .. })
+        ));
+        assert!(matches!(
+            check(&[usize::MAX, 2], &[0, 0], 0, 1),
+            Err(TensorError::ShapeOverflow(_))
+        ));
+        assert!(matches!(
+            check(&[usize::MAX >> 3, 2], &[isize::MAX, isize::MIN], usize::MAX, 1),
+            Err(TensorError::ShapeOverflow(_) | TensorError::OutOfBounds { .. })
+        ));
+    }
+}
