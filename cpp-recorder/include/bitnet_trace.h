@@ -1,0 +1,229 @@
+/* bitnet_trace.h: record every tensor of an inference engine to Parquet.
+ *
+ * C99 and C++17. A program opens a recorder (or takes the process-wide one from the environment), says
+ * when a forward call begins and which token ids it has, and hands over each tensor with a tap that says
+ * where it stands. bnt_record() copies the tensor and returns; a writer thread does the rest.
+ *
+ *     bnt_recorder *rec = bnt_global("my-engine", "1.0");    // NULL when BITNET_TRACE_DIR is not set
+ *     bnt_begin_pass(rec);
+ *     bnt_tokens(rec, 0, 0, ids, 6);
+ *     int64_t shape[2] = {6, 576};
+ *     bnt_tap tap = bnt_tap_make("attn_norm", layer, 0);     // 6 tokens from position 0 ...
+ *     tap.token_axis = 0;                                    // ... counted by axis 0
+ *     bnt_tensor t = bnt_tensor_make(BNT_F32, data, sizeof(float) * 6 * 576, 2, shape);
+ *     bnt_record(rec, &tap, &t);
+ *
+ * Rules
+ * - A NULL recorder is off: every function takes it, does nothing and reports success.
+ * - Recording never fails the host. A tensor that can't be recorded is counted in the run's manifest
+ *   (run.json, `dropped`) by reason; the return code says so to whoever wants to know.
+ * - No function lets an exception or a panic through, and none ends the process.
+ * - Structs that may grow begin with `struct_size`, which the caller sets to sizeof: use the bnt_*_make
+ *   functions below, which also set what is not zero by default. A struct of a newer header is accepted.
+ * - Strings are UTF-8 and are copied; NULL means empty, or the default.
+ * - A recorder may be used from several threads at once. Closing it is the last use.
+ */
+#ifndef BITNET_TRACE_H
+#define BITNET_TRACE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Version of this interface. It grows when something is removed or changes its meaning. */
+#define BNT_ABI_VERSION 1u
+
+/* Version of the interface that the library has. Differs from BNT_ABI_VERSION when header and library
+ * do not belong together. */
+uint32_t bnt_abi_version(void);
+
+/* Return codes. */
+enum {
+    BNT_OK = 0,
+    BNT_DROPPED = 1,        /* the tensor was not recorded; counted in the manifest */
+    BNT_ERR_ARGUMENT = 2,   /* a NULL or malformed argument, or a struct_size below the first version's */
+    BNT_ERR_IO = 3,         /* the directory or a file could not be written */
+    BNT_ERR_INCOMPLETE = 4, /* the recorder gave up while the engine ran; what was sealed is valid */
+    BNT_ERR_PANIC = 5       /* a defect of the library */
+};
+
+/* Element types of bnt_tensor.dtype. */
+enum {
+    BNT_F32 = 0,
+    BNT_F16 = 1,
+    BNT_BF16 = 2,
+    BNT_F64 = 3,
+    BNT_I8 = 4,
+    BNT_I16 = 5,
+    BNT_I32 = 6,
+    BNT_I64 = 7,
+    BNT_U8 = 8,
+    BNT_BOOL = 9
+};
+
+/* What is kept of each tensor: bnt_options.values. */
+enum {
+    BNT_VALUES_FULL = 0, /* every element, with hash and statistics */
+    BNT_VALUES_STATS = 1 /* hash and statistics */
+};
+
+/* A recorder of one run. Opaque; NULL is off. */
+typedef struct bnt_recorder bnt_recorder;
+
+/* Filled where a function that takes one returns an error; may be NULL. */
+typedef struct bnt_error {
+    uint32_t struct_size; /* sizeof(bnt_error) */
+    int32_t code;         /* BNT_OK or BNT_ERR_* */
+    char message[500];    /* what, where, what to try; cut where it is longer; always ends with NUL */
+} bnt_error;
+
+typedef struct bnt_options {
+    uint32_t struct_size;       /* sizeof(bnt_options) */
+    int32_t values;             /* BNT_VALUES_* */
+    const char *dir;            /* directory of the database; created when missing; required */
+    const char *run;            /* name of the run; NULL: made from engine, time and process id */
+    const char *engine;         /* name of the engine */
+    const char *engine_version; /* its version */
+    uint64_t queue_bytes;       /* most bytes that wait for the writer; 0: the default, 256 MiB */
+} bnt_options;
+
+/* A tensor in memory: little-endian elements. Nothing is read outside data[0 .. data_size). */
+typedef struct bnt_tensor {
+    uint32_t struct_size; /* sizeof(bnt_tensor) */
+    int32_t dtype;        /* BNT_F32 ... */
+    const void *data;     /* may be NULL where data_size is 0; no alignment is needed */
+    size_t data_size;     /* bytes that may be read from data */
+    size_t byte_offset;   /* where the element with index 0, 0, ... begins (not 0 with negative strides) */
+    const int64_t *shape; /* n_dims extents, outermost first (C order: the reverse of ggml's ne) */
+    const int64_t *byte_strides; /* n_dims strides in bytes, multiples of the element's size, also 0 and
+                                    negative; NULL: contiguous row-major */
+    int32_t n_dims;       /* 0 for a single element */
+    int32_t reserved;     /* 0 */
+} bnt_tensor;
+
+/* Where a tensor stands: its key, and how it divides into one record a token. */
+typedef struct bnt_tap {
+    uint32_t struct_size;     /* sizeof(bnt_tap) */
+    int32_t layer;            /* from 0; -1: none (embeddings, logits); -2: all_layers_out */
+    const char *stage;        /* word of the stage vocabulary, or one's own; required */
+    const char *name;         /* the engine's own name of the tensor */
+    const char *op;           /* the engine's name of the operation */
+    int64_t seq;              /* position of the (first) token, from 0; without use where positions are given */
+    const int64_t *positions; /* position of each token, or NULL: seq, seq + 1, ... */
+    const int32_t *requests;  /* request of each token, or NULL: `request` for all */
+    size_t n_tokens;          /* entries of positions and requests: the extent of token_axis, or 1 */
+    int32_t request;          /* which sequence of a batch; 0 where there is one */
+    int32_t token_axis;       /* axis of shape that counts tokens; -1: the tensor is one token's slice */
+    int32_t causal_axis;      /* axis of shape that counts keys: the slice of position p keeps 0 .. p; -1: none */
+    int32_t reserved;         /* 0 */
+} bnt_tap;
+
+/* The recorder that the environment asks for: BITNET_TRACE_DIR, BITNET_TRACE_RUN, BITNET_TRACE_VALUES.
+ * NULL when it asks for none. Where it can't be had, one warning on stderr says why, and NULL. */
+bnt_recorder *bnt_from_env(const char *engine, const char *engine_version);
+
+/* A recorder that is set up in code. NULL, and an error, when it can't be had. */
+bnt_recorder *bnt_open(const bnt_options *options, bnt_error *error);
+
+/* The process-wide recorder from the environment: the same pointer at every call, made at the first and
+ * sealed at exit. NULL when the environment asks for none. Closing it seals it early. */
+bnt_recorder *bnt_global(const char *engine, const char *engine_version);
+
+/* 1 while the recorder takes tensors; 0 for NULL, after a failure and after the end. */
+int bnt_is_on(const bnt_recorder *recorder);
+
+/* 1 if a tensor with this tap would be recorded, so that an engine can save itself the work of making it
+ * readable. Only the key is looked at. */
+int bnt_wants(const bnt_recorder *recorder, const bnt_tap *tap);
+
+/* The run's name and directory; NULL for a NULL recorder. They live as long as the recorder. */
+const char *bnt_run_name(const bnt_recorder *recorder);
+const char *bnt_run_dir(const bnt_recorder *recorder);
+
+/* A forward call begins: what is recorded next belongs to it. */
+void bnt_begin_pass(bnt_recorder *recorder);
+
+/* Token ids of a request at positions first_seq, first_seq + 1, ...; an id below 0 is not known. */
+void bnt_tokens(bnt_recorder *recorder, int32_t request, int64_t first_seq, const int32_t *ids, size_t n);
+
+/* Records a tensor: BNT_OK (also when off), or BNT_DROPPED, BNT_ERR_ARGUMENT, BNT_ERR_PANIC, all of which
+ * are counted in the manifest. Waits while the queue is full. */
+int bnt_record(bnt_recorder *recorder, const bnt_tap *tap, const bnt_tensor *tensor);
+
+/* The model file. Its size and BLAKE3 are computed in the background. */
+int bnt_set_model(bnt_recorder *recorder, const char *path);
+
+/* What else is known of the run. Keys with a place of their own in the manifest:
+ *   threads, batch, prompt_tokens        whole numbers
+ *   flash_attention, graph_split, positions_counted   on, off, true, false, 1, 0
+ *   kv_type, fault, prompt, model_arch   text
+ * Any other key goes to settings.extra. BNT_ERR_ARGUMENT where the value is not of the key's kind. */
+int bnt_set(bnt_recorder *recorder, const char *key, const char *value);
+
+/* Seals the run and frees the recorder (but not the process-wide one). BNT_ERR_INCOMPLETE, with the reason,
+ * if the recorder gave up before. */
+int bnt_close(bnt_recorder *recorder, bnt_error *error);
+
+/* --- constructors: everything that is not said is as if it were absent ------------------------------- */
+
+static inline bnt_error bnt_error_make(void) {
+    bnt_error e;
+    e.struct_size = (uint32_t)sizeof e;
+    e.code = BNT_OK;
+    e.message[0] = '\0';
+    return e;
+}
+
+static inline bnt_options bnt_options_make(const char *dir, const char *run) {
+    bnt_options o;
+    o.struct_size = (uint32_t)sizeof o;
+    o.values = BNT_VALUES_FULL;
+    o.dir = dir;
+    o.run = run;
+    o.engine = NULL;
+    o.engine_version = NULL;
+    o.queue_bytes = 0;
+    return o;
+}
+
+static inline bnt_tap bnt_tap_make(const char *stage, int32_t layer, int64_t seq) {
+    bnt_tap t;
+    t.struct_size = (uint32_t)sizeof t;
+    t.layer = layer;
+    t.stage = stage;
+    t.name = NULL;
+    t.op = NULL;
+    t.seq = seq;
+    t.positions = NULL;
+    t.requests = NULL;
+    t.n_tokens = 0;
+    t.request = 0;
+    t.token_axis = -1;
+    t.causal_axis = -1;
+    t.reserved = 0;
+    return t;
+}
+
+static inline bnt_tensor bnt_tensor_make(int32_t dtype, const void *data, size_t data_size, int32_t n_dims,
+                                         const int64_t *shape) {
+    bnt_tensor t;
+    t.struct_size = (uint32_t)sizeof t;
+    t.dtype = dtype;
+    t.data = data;
+    t.data_size = data_size;
+    t.byte_offset = 0;
+    t.shape = shape;
+    t.byte_strides = NULL;
+    t.n_dims = n_dims;
+    t.reserved = 0;
+    return t;
+}
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
