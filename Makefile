@@ -1,0 +1,64 @@
+# Every habit of the project has one word. `make help` lists them.
+
+CARGO ?= cargo
+# What the demo and the tests need in release: the program, the Rust engine (with plantable faults), the C library.
+RELEASE := -p bitnet-diff -p bitnet-cli -p bitnet-trace-cpp -p xtask \
+           --features bitnet-cli/cpu,bitnet-cli/trace,bitnet-cli/faults
+# One feature set for all of the workspace, so that dependencies are compiled once.
+ALL := --workspace --features cpu,trace,faults,inference,candle,ndarray
+
+.DEFAULT_GOAL := help
+
+help: ## list these words
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 22
+
+demo: release ## set up, record llama.cpp and the Rust engine on a real model, show where they diverge
+	scripts/setup.sh cpp models
+	target/release/xtask demo
+
+test: release ## set up, then pass every check and test
+	scripts/setup.sh cpp models python
+	$(MAKE) --no-print-directory lint unit e2e readers
+
+release:
+	@scripts/setup.sh tools
+	$(CARGO) build --release $(RELEASE)
+
+setup: release ## install and build what the engines need (llama.cpp, the model, Python readers)
+	scripts/setup.sh all
+
+lint: ## rustfmt, clippy and the documentation, warnings as errors
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy $(ALL) --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --quiet $(ALL)
+
+unit: ## the tests of every crate, with and without the features that change them
+	$(CARGO) test $(ALL)
+	$(CARGO) test -p bitnet-trace --no-default-features
+	$(CARGO) test -p bitnet-models --features cpu,trace
+	$(CARGO) check -p xtask --features crossval
+
+e2e: ## the built programs on real engines: llama.cpp against the Rust engine (after `make setup`)
+	$(CARGO) test -p xtask --features inference --test e2e -- --ignored
+
+readers: ## DuckDB, pandas and Polars read the demo's parts (after `make setup`)
+	target/venv/bin/python -m unittest discover -s scripts/tests -v
+
+fmt: ## format the code
+	$(CARGO) fmt --all
+
+golden: ## write the golden run of the current format again
+	$(CARGO) run --quiet -p bitnet-trace --example golden -- schemas/golden/v1
+
+# The words of older guides.
+crossval-per-token: ## compare the logits of both engines at every position: MODEL= PROMPT= [TOKENIZER=] [N=4]
+	$(CARGO) run --quiet -p xtask --features inference -- crossval-per-token \
+	    --model "$(MODEL)" $(if $(TOKENIZER),--tokenizer "$(TOKENIZER)") --prompt "$(PROMPT)" --max-tokens $(or $(N),4)
+
+trace-diff: ## first divergence between two runs: RS= CPP=
+	python3 scripts/trace_diff.py "$(RS)" "$(CPP)"
+
+clean: ## remove everything that was built, downloaded or recorded
+	rm -rf target
+
+.PHONY: help demo test release setup lint unit e2e readers fmt golden crossval-per-token trace-diff clean
