@@ -1,0 +1,94 @@
+/* Records any program that computes with ggml: llama.cpp, bitnet.cpp and others.
+ *
+ * One line in the host is all that is needed, before its context is made:
+ *
+ *     #include <bitnet_trace_ggml.h>
+ *     ...
+ *     params.cb_eval = bnt_ggml_cb_eval;
+ *
+ * With BITNET_TRACE_DIR set, every tensor of the stage vocabulary is recorded:
+ * token ids, positions and the rows that the last layer keeps are read from the
+ * graph itself. Without it, no tensor is asked for and the graph is not split.
+ *
+ * A host that has its own recorder, its own evaluation callback or several
+ * sequences in a batch makes a bnt_ggml_observer and passes its address:
+ *
+ *     bnt_ggml_observer observer;
+ *     observer.recorder = recorder;
+ *     observer.chain = my_callback;
+ *     params.cb_eval = bnt_ggml_cb_eval;
+ *     params.cb_eval_user_data = &observer;
+ *
+ * C++17, header only, on top of the host's own ggml.h; link libbitnet_trace.
+ * Nothing here throws, and no tensor, however odd, ends the host: what can't be
+ * recorded is counted in the run's manifest.
+ */
+#ifndef BITNET_TRACE_GGML_H
+#define BITNET_TRACE_GGML_H
+
+#ifndef __cplusplus
+#error "bitnet_trace_ggml.h is a C++17 header; from C, write a callback over bnt_record of bitnet_trace.h"
+#endif
+
+#include "bitnet_trace_ggml_pass.hpp"
+
+/* The engine's name and version in the manifest of a host that makes no recorder itself. */
+#ifndef BNT_GGML_ENGINE
+#define BNT_GGML_ENGINE "llama.cpp"
+#endif
+#ifndef BNT_GGML_ENGINE_VERSION
+#define BNT_GGML_ENGINE_VERSION ""
+#endif
+
+/* One observer follows one context; it must outlive it. */
+struct bnt_ggml_observer {
+    /* Where to record; null means off. */
+    bnt_recorder *recorder = nullptr;
+    /* The host's own callback. It is called as ggml would call it, and its answer is passed on. */
+    ggml_backend_sched_eval_callback chain = nullptr;
+    void *chain_user_data = nullptr;
+    /* What is known of the forward call. Its `requests` may be set before each call. */
+    bnt_ggml::Pass pass;
+    /* Who asked for the node that is being computed. */
+    bool wanted = false;
+    bool chain_wanted = false;
+};
+
+/* The observer that stands behind a null `user_data`: one a thread, because a
+ * context is computed in the thread that decodes. */
+inline bnt_ggml_observer &bnt_ggml_default_observer() {
+    thread_local bnt_ggml_observer observer;
+    thread_local bool ready = false;
+    if (!ready) {
+        observer.recorder = bnt_global(BNT_GGML_ENGINE, BNT_GGML_ENGINE_VERSION);
+        ready = true;
+    }
+    return observer;
+}
+
+/* A ggml_backend_sched_eval_callback; `user_data` is null or a bnt_ggml_observer. */
+inline bool bnt_ggml_cb_eval(struct ggml_tensor *t, bool ask, void *user_data) noexcept {
+    bnt_ggml_observer *observer = nullptr;
+    bool answer = true;  // false with ask = false would end the graph's computation
+    try {
+        observer = user_data ? static_cast<bnt_ggml_observer *>(user_data) : &bnt_ggml_default_observer();
+        if (ask) {
+            observer->wanted = observer->chain_wanted = false;
+            if (observer->chain) observer->chain_wanted = observer->chain(t, true, observer->chain_user_data);
+            // A recorder that gave up leaves the graph alone.
+            if (t && bnt_is_on(observer->recorder)) observer->wanted = observer->pass.ask(observer->recorder, t);
+            return observer->wanted || observer->chain_wanted;
+        }
+        if (t && observer->wanted) observer->pass.data(observer->recorder, t);
+    } catch (...) {
+        // Out of memory, most likely: this tensor is lost, the host goes on.
+        if (observer) bnt_record(observer->recorder, nullptr, nullptr);
+        if (ask) return observer && observer->chain_wanted;
+    }
+    if (!ask && observer && observer->chain && observer->chain_wanted) {
+        answer = observer->chain(t, false, observer->chain_user_data);
+    }
+    return answer;
+}
+
+#endif

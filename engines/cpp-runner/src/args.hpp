@@ -1,0 +1,38 @@
+// Command line of the runner.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace runner {
+
+// A mistake on the command line: its message says which argument and why.
+struct UsageError : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
+struct Args {
+    std::string model;
+    std::optional<std::string> prompt;
+    std::vector<std::int32_t> tokens;         // used when there is no prompt text
+    std::vector<std::int32_t> teacher_force;  // continuation to feed instead of the argmax
+    std::int32_t max_tokens = 16;
+    std::int32_t threads = 1;
+    std::int32_t batch = 512;
+    bool kv_f16 = false;
+    bool flash_attention = false;
+    bool parse_special = false;
+    bool ignore_eos = false;
+    bool print_tokens = false;
+    bool help = false;
+};
+
+Args parse_args(int argc, const char *const *argv);
+
+// What --help prints.
+const char *usage();
+
+}  // namespace runner

@@ -1,0 +1,38 @@
+#include "recording.hpp"
+
+#include <cstdio>
+#include <string>
+
+namespace runner {
+
+Recording::Recording(const Args &args, std::size_t prompt_tokens)
+    : recorder_(bnt_from_env(BNT_GGML_ENGINE, BNT_GGML_ENGINE_VERSION)) {
+    observer_.recorder = recorder_;
+    if (!recorder_) return;
+    bnt_set_model(recorder_, args.model.c_str());
+    bnt_set(recorder_, "threads", std::to_string(args.threads).c_str());
+    bnt_set(recorder_, "batch", std::to_string(args.batch).c_str());
+    bnt_set(recorder_, "kv_type", args.kv_f16 ? "F16" : "F32");
+    bnt_set(recorder_, "flash_attention", args.flash_attention ? "true" : "false");
+    bnt_set(recorder_, "prompt_tokens", std::to_string(prompt_tokens).c_str());
+    if (args.prompt) bnt_set(recorder_, "prompt", args.prompt->c_str());
+}
+
+Recording::~Recording() { close(); }
+
+EvalCallback Recording::callback() {
+    if (!recorder_) return {};
+    return {bnt_ggml_cb_eval, &observer_};
+}
+
+void Recording::close() {
+    if (!recorder_) return;
+    bnt_recorder *recorder = recorder_;
+    recorder_ = observer_.recorder = nullptr;
+    bnt_error error = bnt_error_make();
+    if (bnt_close(recorder, &error) != 0) {
+        std::fprintf(stderr, "cpp-runner: the trace is not complete: %s\n", error.message);
+    }
+}
+
+}  // namespace runner
