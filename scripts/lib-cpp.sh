@@ -37,7 +37,15 @@ setup_cpp() {
   fi
 }
 
+# `make` builds the library together with everything else, with other features
+# in the shared dependencies; cargo is called only if its sources are newer, so
+# that they are not all compiled a second time.
 build_recorder() {
+  local library="$TARGET/release/libbitnet_trace.a"
+  if [ -f "$library" ] && [ -z "$(find "$ROOT/schemas" "$ROOT/recorder" "$ROOT/cpp-recorder" "$ROOT/Cargo.toml" \
+    "$ROOT/Cargo.lock" -type f \( -name '*.rs' -o -name '*.toml' -o -name '*.lock' \) -newer "$library" -print -quit)" ]; then
+    return
+  fi
   step "trace library for C and C++ (cargo build -p bitnet-trace-cpp --release)"
   (cd "$ROOT" && cargo build --quiet --release --locked -p bitnet-trace-cpp) >&2 ||
     die "cargo could not build bitnet-trace-cpp; its message is above"

@@ -35,6 +35,7 @@ check_compilers() {
       die "no C++17 compiler: install one (Debian and Ubuntu: apt-get install g++), or set CXX"
   fi
   if ! python_works; then
+    [ "$PYTHON" = python3 ] || die "PYTHON=$PYTHON needs to be Python 3.9 or newer with venv and pip; set it to another one, or unset it"
     { install_debian python3 python3-venv python3-pip && hash -r && python_works; } ||
       die "$PYTHON needs to be 3.9 or newer with venv and pip (Debian and Ubuntu: apt-get install python3 python3-venv python3-pip); PYTHON=... names another one"
   fi

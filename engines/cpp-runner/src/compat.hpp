@@ -41,6 +41,13 @@ inline void set_flash_attention(llama_context_params &params, bool on) {
 #endif
 }
 
+// Before 2025's enum, fused attention over an F32 cache ended in a crash.
+#ifdef LLAMA_HAS_FLASH_ATTN_TYPE
+inline constexpr bool flash_attention_needs_f16 = false;
+#else
+inline constexpr bool flash_attention_needs_f16 = true;
+#endif
+
 #ifdef LLAMA_HAS_VOCAB
 using Vocab = const llama_vocab *;
 inline Vocab vocab(const llama_model *model) { return llama_model_get_vocab(model); }
@@ -52,6 +59,8 @@ inline Vocab vocab(const llama_model *model) { return model; }
 inline std::int32_t vocab_size(Vocab vocab) { return llama_n_vocab(vocab); }
 inline bool is_end(Vocab vocab, llama_token token) { return llama_token_is_eog(vocab, token); }
 #endif
+
+inline bool has_tokenizer(Vocab vocab) { return llama_vocab_type(vocab) != LLAMA_VOCAB_TYPE_NONE; }
 
 inline std::int32_t train_context(const llama_model *model) {
 #ifdef LLAMA_HAS_MODEL_LOAD

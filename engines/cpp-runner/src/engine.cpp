@@ -84,6 +84,7 @@ Engine::~Engine() {
 }
 
 std::vector<llama_token> Engine::tokenize(const std::string &text, bool parse_special) const {
+    if (!compat::has_tokenizer(vocab_)) throw EngineError("'" + args_.model + "' has no tokenizer: give the prompt as --tokens");
     std::vector<llama_token> tokens(text.size() + 8);
     // add_special lets the model's metadata decide on BOS and EOS.
     const auto run = [&] {
@@ -102,6 +103,7 @@ std::vector<llama_token> Engine::tokenize(const std::string &text, bool parse_sp
 }
 
 std::string Engine::piece(llama_token token) const {
+    if (!compat::has_tokenizer(vocab_)) return "[" + std::to_string(token) + "]";
     std::string text(64, '\0');
     const auto run = [&] {
         return llama_token_to_piece(vocab_, token, text.data(), static_cast<std::int32_t>(text.size()), 0, /*special=*/true);
@@ -132,6 +134,9 @@ void Engine::start(std::size_t positions, EvalCallback callback) {
     if (trained > 0 && positions > static_cast<std::size_t>(trained)) {
         throw EngineError("prompt and --max-tokens need " + std::to_string(positions) + " positions; the model was trained for " +
                           std::to_string(trained));
+    }
+    if (compat::flash_attention_needs_f16 && args_.flash_attention && !args_.kv_f16) {
+        throw EngineError("this engine's flash attention needs --kv-type f16");
     }
     llama_context_params params = llama_context_default_params();
     params.n_ctx = static_cast<std::uint32_t>(std::max<std::size_t>(positions, 1));
