@@ -1,0 +1,131 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use bitnet_models::TinyType;
+use clap::{Parser, Subcommand};
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  bitnet-cli run --model model.gguf --prompt \"The capital of France is\" --max-tokens 16
+  bitnet-cli run --model model.gguf --tokens 504,3575,282 --max-tokens 4 --verbose
+  bitnet-cli run --model model.gguf --tokens 504,3575 --teacher-force 282,4649 --max-tokens 2
+
+Record every stage of every position (in builds with the feature trace):
+  BITNET_TRACE_DIR=traces BITNET_TRACE_RUN=rust bitnet-cli run --model model.gguf --prompt Hello --max-tokens 4
+
+The continuation goes to stdout, everything else to stderr.
+Exit codes: 0 success, 2 error.";
+
+/// Runs GGUF models (architecture llama) on the CPU and records their tensors.
+#[derive(Parser)]
+#[command(name = "bitnet-cli", version, arg_required_else_help = true)]
+pub struct Args {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Continue a prompt, greedily.
+    #[command(after_help = RUN_EXAMPLES)]
+    Run(RunArgs),
+    /// Write a copy of a quantised model with every weight as F32.
+    ///
+    /// The metadata is carried over unchanged, except general.file_type. On F32 weights two right engines
+    /// agree to about 1e-6, so that small differences show.
+    Dequantize(DequantizeArgs),
+    /// Write a small random llama model, for tests. The same options give the same bytes.
+    Tiny(TinyArgs),
+}
+
+/// Options of `run`.
+#[derive(clap::Args)]
+pub struct RunArgs {
+    /// The model, a GGUF file.
+    #[arg(long, value_name = "FILE")]
+    pub model: PathBuf,
+    /// A tokenizer.json, in place of the tokenizer in the GGUF.
+    #[arg(long, value_name = "FILE")]
+    pub tokenizer: Option<PathBuf>,
+    /// The text to continue.
+    #[arg(
+        long,
+        value_name = "TEXT",
+        required_unless_present = "tokens",
+        conflicts_with = "tokens"
+    )]
+    pub prompt: Option<String>,
+    /// The token ids to continue, in place of a text; no BOS is added.
+    #[arg(long, value_name = "IDS", value_delimiter = ',')]
+    pub tokens: Option<Vec<u32>>,
+    /// Most tokens to generate. The last one is not fed back: prompt + N - 1 positions are computed.
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    pub max_tokens: usize,
+    /// Feed these ids as the continuation in place of the engine's own choices.
+    #[arg(long, value_name = "IDS", value_delimiter = ',')]
+    pub teacher_force: Option<Vec<u32>>,
+    /// Most prompt tokens in one forward call; 1 takes the prompt token by token.
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = positive)]
+    pub batch: usize,
+    /// Threads; the default is RAYON_NUM_THREADS, or one a physical core.
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub threads: Option<usize>,
+    /// Take control tokens written in the prompt (<|im_start|>) for those tokens, and print generated ones.
+    #[arg(long)]
+    pub special: bool,
+    /// Go on after an end-of-generation token.
+    #[arg(long)]
+    pub ignore_eos: bool,
+    /// Plant a fault, NAME[=VALUE][@layer=L][,from=P]; can be given several times.
+    #[cfg(feature = "faults")]
+    #[arg(long, value_name = "FAULT", long_help = fault_help())]
+    pub fault: Vec<bitnet_models::Fault>,
+    /// Print token ids, timings and where the trace went to stderr.
+    #[arg(long, short)]
+    pub verbose: bool,
+}
+
+/// Options of `dequantize`.
+#[derive(clap::Args)]
+pub struct DequantizeArgs {
+    /// The quantised model.
+    pub input: PathBuf,
+    /// The F32 copy; replaced when it exists.
+    pub output: PathBuf,
+}
+
+/// Options of `tiny`.
+#[derive(clap::Args)]
+pub struct TinyArgs {
+    /// The model to write; replaced when it exists.
+    pub output: PathBuf,
+    /// Types of the weights: f32, or q4_1 (with a Q8_0 embedding table).
+    #[arg(long = "type", value_name = "TYPE", default_value = "f32")]
+    pub weights: TinyType,
+    /// Seed of the weights.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("it must be at least 1".to_owned()),
+        Ok(number) => Ok(number),
+        Err(error) => Err(format!("{error}")),
+    }
+}
+
+#[cfg(feature = "faults")]
+fn fault_help() -> String {
+    let mut help =
+        "Plant a fault, NAME[=VALUE][@layer=L][,from=P], at layer L (default: all) and from position P \
+                    (default: 0) on; can be given several times:\n"
+            .to_owned();
+    for (form, meaning, first) in bitnet_models::FAULTS {
+        help += &format!("  {form:<18} {meaning}; first shows in {first}\n");
+    }
+    help + "Example: --fault rope-base=5000@layer=6,from=3"
+}

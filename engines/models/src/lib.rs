@@ -1,0 +1,80 @@
+//! A GGUF inference engine on candle with a tracepoint at every stage.
+//!
+//! [`Gguf`] opens and checks a model file, [`Tokenizer`] gives the ids that
+//! llama.cpp gives, [`Engine`] computes the forward pass of architecture `llama`,
+//! and [`generate`] runs it on a prompt. With the feature `trace` every stage of the trace
+//! vocabulary, from `embeddings` to `logits`, goes to a `bitnet_trace::Recorder` for every position;
+//! without it, nothing is computed or copied for that. With the feature `faults`,
+//! a [`Fault`](fault::Fault) can be planted at one layer from one position on.
+//!
+//! ```
+//! use bitnet_models::{Engine, GenerateOptions, LoadOptions, Prompt, TinySpec, generate, write_tiny_llama};
+//! use bitnet_trace::Recorder;
+//!
+//! let dir = tempfile::tempdir()?;
+//! let model = dir.path().join("tiny.gguf");
+//! write_tiny_llama(&model, &TinySpec::default())?;
+//!
+//! // Records when BITNET_TRACE_DIR is set.
+//! let recorder = Recorder::from_env(bitnet_models::engine_info());
+//! let mut engine = Engine::load(LoadOptions::new(&model, recorder), &mut |_, _| {})?;
+//! let options = GenerateOptions::new(Prompt::Text("The capital".to_owned()), 3);
+//! let generation = generate(&mut engine, &options, &mut |_| {})?;
+//! assert!(!generation.generated_ids.is_empty());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+#![forbid(unsafe_code)]
+// Without a backend only files and tokenizers can be read, and the rest of the plumbing idles.
+#![cfg_attr(not(feature = "cpu"), allow(dead_code))]
+
+mod config;
+mod error;
+mod gguf;
+mod sampler;
+mod tokenizer;
+
+pub use config::Config;
+pub use error::Error;
+pub use gguf::{Array, GgmlType, Gguf, GgufError, TensorInfo, Value};
+pub use sampler::greedy;
+pub use tokenizer::{TextStream, Tokenizer};
+
+#[cfg(feature = "cpu")]
+mod arch;
+#[cfg(feature = "cpu")]
+mod attention;
+#[cfg(feature = "cpu")]
+mod dequantize;
+#[cfg(feature = "cpu")]
+mod engine;
+#[cfg(all(feature = "cpu", feature = "faults"))]
+mod fault;
+#[cfg(feature = "cpu")]
+mod file;
+#[cfg(feature = "cpu")]
+mod kv_cache;
+#[cfg(feature = "cpu")]
+mod llama;
+#[cfg(feature = "cpu")]
+mod ops;
+#[cfg(feature = "cpu")]
+mod rope;
+#[cfg(feature = "cpu")]
+mod taps;
+#[cfg(feature = "cpu")]
+mod tiny;
+#[cfg(feature = "cpu")]
+mod weights;
+
+#[cfg(feature = "cpu")]
+pub use {
+    arch::ARCHITECTURES,
+    dequantize::dequantize_gguf,
+    engine::{Engine, GenerateOptions, Generation, LoadOptions, Prompt, generate, threads},
+    taps::engine_info,
+    tiny::{TinySpec, TinyType, write_tiny_llama},
+};
+
+#[cfg(all(feature = "cpu", feature = "faults"))]
+pub use fault::{FAULTS, Fault, FaultKind};
