@@ -20,6 +20,7 @@ CREATE TABLE parts (
     file      TEXT NOT NULL,
     bytes     INTEGER NOT NULL,           -- size and time tell whether the file is still the one indexed
     mtime_ns  INTEGER NOT NULL,
+    footer    TEXT NOT NULL,              -- ... and BLAKE3 of its last bytes, where a clock is coarse
     rows      INTEGER NOT NULL,
     UNIQUE (run_id, file)
 );
