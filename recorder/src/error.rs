@@ -109,6 +109,9 @@ pub enum TensorError {
     /// A tensor or slice that a Parquet page cannot hold.
     #[error("{0} bytes: a tensor and the f32 values of a slice must stay below 2 GiB")]
     TooLarge(u128),
+    /// More tokens than a batch can have.
+    #[error("{0} tokens along the token axis; at most 1048576 are taken")]
+    TooManyTokens(usize),
     /// A dtype that the format has no word for.
     #[error("tensors of dtype {0} cannot be recorded")]
     DType(String),
@@ -123,6 +126,9 @@ pub enum TensorError {
         /// The layer.
         layer: i32,
     },
+    /// The engine could not hand the tensor over, for the reason it gave.
+    #[error("{0}")]
+    Refused(String),
     /// The run is sealed, or its writer gave up.
     #[error("the recorder does not write any more")]
     Closed,
@@ -141,9 +147,11 @@ impl TensorError {
             Self::PerToken { what, .. } => format!("number of {what} is not the number of tokens"),
             Self::Position(_) => "not a token position".into(),
             Self::TooLarge(_) => "2 GiB or more".into(),
+            Self::TooManyTokens(_) => "too many tokens".into(),
             Self::DType(name) => format!("dtype {name}"),
             Self::Unreadable(_) => "data could not be read".into(),
             Self::Key { .. } => "stage or layer cannot be a key".into(),
+            Self::Refused(reason) => reason.clone(),
             Self::Closed => "the writer gave up".into(),
         }
     }

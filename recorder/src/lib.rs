@@ -15,8 +15,8 @@
 //! ```
 //! use bitnet_trace::{Engine, Recorder, Slice, Tap};
 //!
-//! # let dir = std::env::temp_dir().join(format!("bitnet-trace-lib-{}", std::process::id()));
 //! # fn main() -> Result<(), bitnet_trace::Error> {
+//! # let dir = std::env::temp_dir().join(format!("bitnet-trace-lib-{}", std::process::id()));
 //! let recorder = Recorder::builder(&dir).engine(Engine::new("my-engine", "1.0")).run("demo").build()?;
 //! recorder.begin_pass();
 //! recorder.tokens(0, 0, &[504, 3575]); // two tokens of request 0, from position 0
@@ -29,21 +29,59 @@
 //! # Ok(())
 //! # }
 //! ```
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
+
+#[cfg(target_endian = "big")]
+compile_error!("the recorder writes tensors as they lie in memory, and the format is little-endian");
 
 mod builder;
 mod error;
 mod impls;
-mod off;
+mod info;
 mod summary;
 mod tap;
 mod tensor;
+
+#[cfg(feature = "trace")]
+mod env;
+#[cfg(feature = "trace")]
+mod exit;
+#[cfg(feature = "trace")]
+mod gather;
+#[cfg(feature = "trace")]
+mod job;
+#[cfg(feature = "trace")]
+mod model;
+#[cfg(not(feature = "trace"))]
+mod off;
+#[cfg(feature = "trace")]
+mod process;
+#[cfg(feature = "trace")]
+mod queue;
+#[cfg(feature = "trace")]
+mod recorder;
+#[cfg(feature = "trace")]
+mod run;
+#[cfg(feature = "trace")]
+mod shared;
+#[cfg(feature = "trace")]
+mod writer;
 
 pub use bitnet_trace_schema::{DType, Engine, Model, Observation, Settings, ValuesMode as Values};
 pub use builder::{DEFAULT_QUEUE_BYTES, Layout, RecorderBuilder};
 pub use error::{Error, TensorError};
 pub use impls::slice::{Element, Slice, bytes_of};
+pub use info::RunInfo;
+#[cfg(not(feature = "trace"))]
 pub use off::Recorder;
+#[cfg(feature = "trace")]
+pub use recorder::Recorder;
 pub use summary::Summary;
 pub use tap::Tap;
 pub use tensor::{AsTensor, TensorView};
+
+/// A lock that a panicked thread left behind is taken all the same: recording never panics.
+#[cfg(feature = "trace")]
+fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

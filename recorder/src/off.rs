@@ -1,6 +1,8 @@
 //! The recorder without feature `trace`: the same calls, which compile to nothing.
 
-use crate::{Engine, Error, Model, Observation, RecorderBuilder, Settings, Summary, Tap, TensorError};
+use crate::{
+    Engine, Error, Model, Observation, RecorderBuilder, RunInfo, Settings, Summary, Tap, TensorError,
+};
 use std::path::{Path, PathBuf};
 
 /// Records an engine's tensors. Built without feature `trace`, it is always off.
@@ -69,9 +71,9 @@ impl Recorder {
     #[inline]
     pub fn set_settings(&self, _settings: Settings) {}
 
-    /// Nothing.
+    /// Nothing; `edit` is not called.
     #[inline]
-    pub fn set_extra(&self, _key: &str, _value: &str) {}
+    pub fn describe(&self, _edit: impl FnOnce(&mut RunInfo)) {}
 
     /// Nothing.
     #[inline]
@@ -101,6 +103,10 @@ impl Recorder {
     pub fn try_record<T: ?Sized>(&self, _tap: Tap<'_>, _tensor: &T) -> Result<(), TensorError> {
         Ok(())
     }
+
+    /// Nothing.
+    #[inline]
+    pub fn drop_tensor(&self, _tap: Tap<'_>, _reason: &str) {}
 
     /// An empty summary.
     ///

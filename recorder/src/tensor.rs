@@ -130,20 +130,21 @@ impl<'a> TensorView<'a> {
         self.data
     }
 
-    /// Pairs of extent and stride (in elements), and the offset of the first element.
-    pub(crate) fn dims(&self) -> (Vec<(usize, isize)>, usize) {
-        let mut dims: Vec<(usize, isize)> = match self.strides {
-            Some(strides) => self.shape.iter().copied().zip(strides.iter().copied()).collect(),
-            None => self.shape.iter().map(|&dim| (dim, 0)).collect(),
-        };
-        if self.strides.is_none() {
-            let mut stride = 1isize;
-            for dim in dims.iter_mut().rev() {
-                dim.1 = stride;
-                stride = stride.wrapping_mul(dim.0 as isize);
+    /// Fills `dims` with pairs of extent and stride (in elements), and returns the first element's offset.
+    pub(crate) fn dims(&self, dims: &mut Vec<(usize, isize)>) -> usize {
+        dims.clear();
+        match self.strides {
+            Some(strides) => dims.extend(self.shape.iter().copied().zip(strides.iter().copied())),
+            None => {
+                dims.extend(self.shape.iter().map(|&extent| (extent, 0)));
+                let mut stride = 1isize;
+                for dim in dims.iter_mut().rev() {
+                    dim.1 = stride;
+                    stride = stride.wrapping_mul(dim.0 as isize);
+                }
             }
         }
-        (dims, self.offset)
+        self.offset
     }
 }
 

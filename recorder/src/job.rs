@@ -1,0 +1,395 @@
+//! A tensor on its way to the writer: checked, copied, and cut along its token axis.
+
+use crate::{DType, Tap, TensorError, TensorView, gather::gather};
+
+/// Most bytes of a tensor, and of the stored elements of one slice: a Parquet page's size is an i32, and
+/// its levels need some of it.
+const MAX_BYTES: u128 = (1 << 31) - (64 << 10);
+/// Most tokens of one tensor.
+const MAX_TOKENS: usize = 1 << 20;
+
+/// How a tensor divides into slices.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Plan {
+    tokens: usize,
+    /// Axis of the tensor.
+    token_axis: Option<usize>,
+    /// Axis of a slice.
+    causal_axis: Option<usize>,
+    /// Bytes of all slices.
+    pub bytes: usize,
+}
+
+/// A tensor's slices, back to back, and what is known of them. Reused from tensor to tensor.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub stage: String,
+    pub name: String,
+    pub op: String,
+    pub layer: i32,
+    pub dtype: DType,
+    pub op_index: i64,
+    pub pass: i32,
+    /// Position and request of each slice.
+    pub tokens: Vec<(i64, i32)>,
+    /// Shape of a slice, before the causal cut.
+    shape: Vec<usize>,
+    causal_axis: Option<usize>,
+    pub data: Vec<u8>,
+    /// Bytes that the queue holds reserved for it.
+    pub reserved: usize,
+    dims: Vec<(usize, isize)>,
+    slice_dims: Vec<(usize, isize)>,
+}
+
+impl Default for Job {
+    fn default() -> Self {
+        Self {
+            stage: String::new(),
+            name: String::new(),
+            op: String::new(),
+            layer: 0,
+            dtype: DType::F32,
+            op_index: 0,
+            pass: 0,
+            tokens: Vec::new(),
+            shape: Vec::new(),
+            causal_axis: None,
+            data: Vec::new(),
+            reserved: 0,
+            dims: Vec::new(),
+            slice_dims: Vec::new(),
+        }
+    }
+}
+
+impl Plan {
+    /// Checks a tensor and its tap against each other. Nothing is read or allocated.
+    pub fn new(tap: &Tap<'_>, view: &TensorView<'_>) -> Result<Self, TensorError> {
+        if tap.stage.is_empty() || tap.layer < bitnet_trace_schema::LAYER_ALL {
+            return Err(TensorError::Key {
+                stage: tap.stage.to_owned(),
+                layer: tap.layer,
+            });
+        }
+        view.check()?;
+        let shape = view.shape();
+        let tokens = match tap.token_axis {
+            None => 1,
+            Some(axis) => *shape.get(axis).ok_or(TensorError::TokenAxis {
+                axis,
+                dims: shape.len(),
+            })?,
+        };
+        if let Some(axis) = tap.causal_axis
+            && (axis >= shape.len() || tap.token_axis == Some(axis))
+        {
+            return Err(TensorError::CausalAxis {
+                axis,
+                dims: shape.len(),
+                token_axis: tap.token_axis,
+            });
+        }
+        if tokens > MAX_TOKENS {
+            return Err(TensorError::TooManyTokens(tokens));
+        }
+        check_tokens(tap, tokens)?;
+        let mut plan = Self {
+            tokens,
+            token_axis: tap.token_axis,
+            causal_axis: tap.causal_axis.map(|axis| match tap.token_axis {
+                Some(token_axis) if token_axis < axis => axis - 1,
+                _ => axis,
+            }),
+            bytes: 0,
+        };
+        plan.bytes = plan.size(tap, view)?;
+        Ok(plan)
+    }
+
+    /// Bytes of all slices, each of which a page can hold.
+    fn size(&self, tap: &Tap<'_>, view: &TensorView<'_>) -> Result<usize, TensorError> {
+        // elements of a slice, but for the causal axis; below 2^64 as the view was checked
+        let (mut fixed, mut keys) = (1u128, 1);
+        let mut slice_axis = 0;
+        for (axis, &extent) in view.shape().iter().enumerate() {
+            if Some(axis) == self.token_axis {
+                continue;
+            }
+            if Some(slice_axis) == self.causal_axis {
+                keys = extent;
+            } else {
+                fixed = fixed.saturating_mul(extent as u128);
+            }
+            slice_axis += 1;
+        }
+        let stored = if view.dtype().fits_f32() {
+            4
+        } else {
+            view.dtype().size()
+        };
+        let (mut total, mut largest) = (0u128, 0u128);
+        for i in 0..self.tokens {
+            let keys = match self.causal_axis {
+                Some(_) => visible(position(tap, i), keys),
+                None => keys,
+            };
+            let elements = fixed.saturating_mul(keys as u128);
+            total = total.saturating_add(elements.saturating_mul(view.dtype().size() as u128));
+            largest = largest.max(elements.saturating_mul(stored as u128));
+        }
+        if total.max(largest) >= MAX_BYTES {
+            return Err(TensorError::TooLarge(total.max(largest)));
+        }
+        Ok(total as usize)
+    }
+}
+
+/// Positions and requests: as many as there are tokens, and none below 0.
+fn check_tokens(tap: &Tap<'_>, tokens: usize) -> Result<(), TensorError> {
+    let per_token = |what, found| {
+        (found == tokens)
+            .then_some(())
+            .ok_or(TensorError::PerToken { what, found, tokens })
+    };
+    if let Some(requests) = tap.requests {
+        per_token("requests", requests.len())?;
+    }
+    match tap.positions {
+        Some(positions) => {
+            per_token("positions", positions.len())?;
+            match positions.iter().find(|&&p| p < 0) {
+                Some(&p) => Err(TensorError::Position(p)),
+                None => Ok(()),
+            }
+        }
+        None if tap.seq < 0 || tap.seq.checked_add(tokens as i64).is_none() => {
+            Err(TensorError::Position(tap.seq))
+        }
+        None => Ok(()),
+    }
+}
+
+fn position(tap: &Tap<'_>, token: usize) -> i64 {
+    match tap.positions {
+        Some(positions) => positions[token],
+        None => tap.seq + token as i64,
+    }
+}
+
+/// How many of `keys` keys the token at position `seq` can see.
+fn visible(seq: i64, keys: usize) -> usize {
+    keys.min((seq as usize).saturating_add(1))
+}
+
+impl Job {
+    /// Copies a tensor that `plan` was made for.
+    pub fn fill(&mut self, tap: &Tap<'_>, view: &TensorView<'_>, plan: &Plan) {
+        replace(&mut self.stage, tap.stage);
+        replace(&mut self.name, tap.name);
+        replace(&mut self.op, tap.op);
+        self.layer = tap.layer;
+        self.dtype = view.dtype();
+        self.causal_axis = plan.causal_axis;
+        self.tokens.clear();
+        self.tokens.extend((0..plan.tokens).map(|i| {
+            let request = tap.requests.map_or(tap.request, |r| r[i]);
+            (position(tap, i), request)
+        }));
+        let offset = view.dims(&mut self.dims);
+        let token_dim = plan.token_axis.map(|axis| self.dims.remove(axis));
+        self.shape.clear();
+        self.shape.extend(self.dims.iter().map(|&(extent, _)| extent));
+        self.data.clear();
+        self.data.reserve(plan.bytes);
+        if plan.bytes > 0 {
+            self.copy(view, token_dim, offset);
+        }
+    }
+
+    /// Copies the slices one behind the other: all at once, or each by itself where their sizes differ.
+    fn copy(&mut self, view: &TensorView<'_>, token_dim: Option<(usize, isize)>, offset: usize) {
+        let size = view.dtype().size();
+        let Some(axis) = self.causal_axis else {
+            if let Some(dim) = token_dim {
+                self.dims.insert(0, dim);
+            }
+            gather(view.data(), size, &mut self.dims, offset, &mut self.data);
+            return;
+        };
+        let step = token_dim.map_or(0, |(_, stride)| stride);
+        for (i, &(seq, _)) in self.tokens.iter().enumerate() {
+            self.slice_dims.clear();
+            self.slice_dims.extend_from_slice(&self.dims);
+            self.slice_dims[axis].0 = visible(seq, self.shape[axis]);
+            let first = (offset as isize).wrapping_add(step.wrapping_mul(i as isize)) as usize;
+            gather(view.data(), size, &mut self.slice_dims, first, &mut self.data);
+        }
+    }
+
+    /// Puts the shape of slice `token` into `shape` and returns its number of elements.
+    pub fn slice_shape(&self, token: usize, shape: &mut Vec<i64>) -> usize {
+        shape.clear();
+        shape.extend(self.shape.iter().map(|&extent| extent as i64));
+        if let (Some(axis), Some(&(seq, _))) = (self.causal_axis, self.tokens.get(token)) {
+            shape[axis] = visible(seq, self.shape[axis]) as i64;
+        }
+        // no overflow: a shape of more elements is refused, unless an extent is 0
+        if shape.contains(&0) {
+            0
+        } else {
+            shape.iter().product::<i64>() as usize
+        }
+    }
+}
+
+fn replace(text: &mut String, with: &str) {
+    text.clear();
+    text.push_str(with);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bytes_of;
+
+    /// Position, request, shape and values.
+    type Found = (i64, i32, Vec<i64>, Vec<f32>);
+
+    fn slices(tap: Tap<'_>, shape: &[usize], data: &[f32]) -> Result<Vec<Found>, TensorError> {
+        let view = TensorView::new(DType::F32, shape, bytes_of(data));
+        let plan = Plan::new(&tap, &view)?;
+        let mut job = Job::default();
+        job.fill(&tap, &view, &plan);
+        assert_eq!(job.data.len(), plan.bytes);
+        let values: Vec<f32> = job
+            .data
+            .chunks_exact(4)
+            .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+            .collect();
+        let (mut shape, mut at) = (vec![], 0);
+        Ok((0..job.tokens.len())
+            .map(|i| {
+                let n = job.slice_shape(i, &mut shape);
+                at += n;
+                (
+                    job.tokens[i].0,
+                    job.tokens[i].1,
+                    shape.clone(),
+                    values[at - n..at].to_vec(),
+                )
+            })
+            .collect())
+    }
+
+    #[test]
+    fn a_tensor_is_cut_along_its_token_axis() {
+        let data: Vec<f32> = (0..6).map(|x| x as f32).collect();
+        let tap = Tap::new("q_rope", 0, 4);
+        let row = |seq, values: &[f32]| (seq, 0, vec![values.len() as i64], values.to_vec());
+        assert_eq!(
+            slices(tap.token_axis(0), &[2, 3], &data),
+            Ok(vec![row(4, &[0.0, 1.0, 2.0]), row(5, &[3.0, 4.0, 5.0])])
+        );
+        assert_eq!(
+            slices(tap.token_axis(1), &[2, 3], &data),
+            Ok(vec![
+                row(4, &[0.0, 3.0]),
+                row(5, &[1.0, 4.0]),
+                row(6, &[2.0, 5.0])
+            ])
+        );
+        assert_eq!(
+            slices(
+                tap.token_axis(1).positions(&[9, 0, 9]).requests(&[0, 1, 2]),
+                &[2, 3],
+                &data
+            )
+            .map(|s| s.iter().map(|s| (s.0, s.1)).collect()),
+            Ok(vec![(9, 0), (0, 1), (9, 2)])
+        );
+        assert_eq!(
+            slices(tap, &[2, 3], &data),
+            Ok(vec![(4, 0, vec![2, 3], data.clone())])
+        );
+        assert_eq!(slices(tap.token_axis(0), &[0, 3], &[]), Ok(vec![]));
+        assert_eq!(slices(tap, &[], &[7.0]), Ok(vec![(4, 0, vec![], vec![7.0])]));
+    }
+
+    #[test]
+    fn the_causal_axis_keeps_the_keys_up_to_the_position() {
+        // [heads 2, tokens 2, keys 4]
+        let data: Vec<f32> = (0..16).map(|x| x as f32).collect();
+        let tap = Tap::new("attn_scores", 0, 1).token_axis(1).causal_axis(2);
+        assert_eq!(
+            slices(tap, &[2, 2, 4], &data),
+            Ok(vec![
+                (1, 0, vec![2, 2], vec![0.0, 1.0, 8.0, 9.0]),
+                (2, 0, vec![2, 3], vec![4.0, 5.0, 6.0, 12.0, 13.0, 14.0]),
+            ])
+        );
+        let far = Tap::new("attn_scores", 0, i64::MAX - 2)
+            .token_axis(1)
+            .causal_axis(2);
+        assert_eq!(
+            slices(far, &[2, 2, 4], &data).map(|s| s[1].2.clone()),
+            Ok(vec![2, 4])
+        );
+    }
+
+    #[test]
+    fn a_tap_that_does_not_fit_its_tensor_is_refused() {
+        let refused = |tap: Tap<'_>| slices(tap, &[2, 3], &[0.0; 6]).expect_err("refused");
+        let tap = Tap::new("x", 0, 0);
+        assert!(matches!(refused(Tap::new("", 0, 0)), TensorError::Key { .. }));
+        assert!(matches!(refused(Tap::new("x", -3, 0)), TensorError::Key { .. }));
+        assert!(matches!(refused(Tap::new("x", 0, -1)), TensorError::Position(-1)));
+        assert!(matches!(
+            refused(Tap::new("x", 0, i64::MAX)),
+            TensorError::Position(_)
+        ));
+        assert!(matches!(refused(tap.positions(&[-7])), TensorError::Position(-7)));
+        assert!(matches!(
+            refused(tap.token_axis(2)),
+            TensorError::TokenAxis { .. }
+        ));
+        assert!(matches!(
+            refused(tap.causal_axis(2)),
+            TensorError::CausalAxis { .. }
+        ));
+        assert!(matches!(
+            refused(tap.token_axis(1).causal_axis(1)),
+            TensorError::CausalAxis { .. }
+        ));
+        assert!(matches!(
+            refused(tap.positions(&[1, 2])),
+            TensorError::PerToken { .. }
+        ));
+        assert!(matches!(
+            refused(tap.token_axis(0).requests(&[1])),
+            TensorError::PerToken { .. }
+        ));
+    }
+
+    #[test]
+    fn a_tensor_that_a_page_cannot_hold_is_refused_before_it_is_read() {
+        let byte = [0u8];
+        let refused = |dtype, shape: &[usize], tap: Tap<'_>| {
+            let zeros = vec![0isize; shape.len()];
+            Plan::new(&tap, &TensorView::new(dtype, shape, &byte).strides(&zeros)).expect_err("refused")
+        };
+        let tap = Tap::new("x", 0, 0);
+        assert!(matches!(
+            refused(DType::U8, &[1 << 31], tap),
+            TensorError::TooLarge(_)
+        ));
+        assert!(
+            matches!(refused(DType::U8, &[1 << 29], tap), TensorError::TooLarge(n) if n == 1 << 31),
+            "as f32"
+        );
+        assert!(matches!(
+            refused(DType::U8, &[1 << 21, 0], tap.token_axis(0)),
+            TensorError::TooManyTokens(_)
+        ));
+    }
+}

@@ -1,0 +1,270 @@
+use crate::{
+    AsTensor, Engine, Error, Model, Observation, RecorderBuilder, RunInfo, Settings, Summary, Tap,
+    TensorError, TensorView, env, exit, job::Plan, lock, model, run, shared::Shared, writer,
+};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+/// Records an engine's tensors into a run, from any thread. Cheap to clone.
+///
+/// A run is sealed by [`Recorder::finish`], or when the last clone is dropped. Without feature `trace`
+/// every function of it is empty.
+#[derive(Debug, Clone, Default)]
+pub struct Recorder(Option<Arc<Handle>>);
+
+/// Seals the run when it is dropped.
+#[derive(Debug)]
+struct Handle {
+    shared: Arc<Shared>,
+    /// The process that started the writer thread; a forked child has none.
+    pid: u32,
+    end: Mutex<End>,
+}
+
+#[derive(Debug, Default)]
+struct End {
+    writer: Option<JoinHandle<Summary>>,
+    hashing: Vec<JoinHandle<()>>,
+    result: Option<Result<Summary, Error>>,
+}
+
+impl Recorder {
+    pub(crate) fn start(mut builder: RecorderBuilder) -> Result<Self, Error> {
+        let (name, dir) = run::claim(&mut builder)?;
+        let layout = builder.layout;
+        let shared = Arc::new(Shared::new(name, dir, builder));
+        let writer = writer::spawn(Arc::clone(&shared), layout)?;
+        Ok(Self(Some(Arc::new(Handle {
+            shared,
+            pid: std::process::id(),
+            end: Mutex::new(End {
+                writer: Some(writer),
+                ..End::default()
+            }),
+        }))))
+    }
+
+    /// A recorder that is off: every call returns at once.
+    #[inline]
+    pub const fn off() -> Self {
+        Self(None)
+    }
+
+    /// The recorder that the environment asks for.
+    ///
+    /// `BITNET_TRACE_DIR` is the database's directory, created when missing; unset or empty means off.
+    /// `BITNET_TRACE_RUN` names the run, `BITNET_TRACE_VALUES` is `full` or `stats`. Never fails: where the
+    /// directory can't be used, one warning on stderr says why, and the recorder is off.
+    pub fn from_env(engine: Engine) -> Self {
+        env::recorder(engine, &|name| std::env::var_os(name), &mut |warning| {
+            eprintln!("bitnet-trace: {warning}");
+        })
+    }
+
+    /// The process-wide recorder from the environment, made at the first call (whose `engine` counts) and
+    /// sealed when the process exits.
+    pub fn global(engine: Engine) -> &'static Self {
+        exit::global(|| Self::from_env(engine))
+    }
+
+    /// Sets up a recorder in code.
+    pub fn builder(dir: impl Into<PathBuf>) -> RecorderBuilder {
+        RecorderBuilder::new(dir.into())
+    }
+
+    /// Whether tensors are taken: false when off, after a failure and after the end.
+    #[inline]
+    pub fn is_on(&self) -> bool {
+        self.active().is_some()
+    }
+
+    /// Whether a tensor with this tap would be recorded, as far as its key tells: for engines that would
+    /// have to compute or move it first.
+    #[inline]
+    pub fn wants(&self, _tap: &Tap<'_>) -> bool {
+        self.is_on()
+    }
+
+    #[inline]
+    fn active(&self) -> Option<&Handle> {
+        self.0.as_deref().filter(|h| h.shared.on.load(Ordering::Relaxed))
+    }
+
+    /// The run's name, which may have a number appended to the one asked for; `None` when off.
+    pub fn run(&self) -> Option<&str> {
+        self.0.as_ref().map(|h| h.shared.run.as_str())
+    }
+
+    /// The run's directory; `None` when off.
+    pub fn run_dir(&self) -> Option<&Path> {
+        self.0.as_ref().map(|h| h.shared.dir.as_path())
+    }
+
+    /// Changes what the manifest says of the run. `edit` is not called when the recorder is off.
+    pub fn describe(&self, edit: impl FnOnce(&mut RunInfo)) {
+        let Some(handle) = self.active() else { return };
+        let mut info = lock(&handle.shared.info);
+        let before = info.model.clone();
+        edit(&mut info);
+        let Some(now) = &mut info.model else { return };
+        if now.blake3.is_some() || now.path.is_empty() {
+            return;
+        }
+        match before.filter(|before| before.path == now.path) {
+            Some(before) => (now.blake3, now.bytes) = (before.blake3, now.bytes.or(before.bytes)),
+            None => {
+                let hashing = model::hash_in_background(Arc::clone(&handle.shared), now.path.clone());
+                drop(info);
+                lock(&handle.end).hashing.extend(hashing);
+            }
+        }
+    }
+
+    /// The model. Size and BLAKE3 of the file at its `path` are computed in the background where they are
+    /// absent.
+    pub fn set_model(&self, model: Model) {
+        self.describe(|info| info.model = Some(model));
+    }
+
+    /// How the engine is set up.
+    pub fn set_settings(&self, settings: Settings) {
+        self.describe(|info| info.settings = settings);
+    }
+
+    /// The prompt of request 0: its text and its number of tokens.
+    pub fn set_prompt(&self, text: &str, tokens: usize) {
+        self.describe(|info| {
+            info.prompt = Some(text.to_owned());
+            info.prompt_tokens = Some(tokens as u64);
+        });
+    }
+
+    /// How recording may touch the engine's numbers.
+    pub fn set_observation(&self, observation: Observation) {
+        self.describe(|info| info.observation = observation);
+    }
+
+    /// A forward call begins: what is recorded from now on belongs to it. Passes count from 0; what is
+    /// recorded before the first call belongs to pass 0 as well.
+    pub fn begin_pass(&self) {
+        if let Some(handle) = self.active() {
+            handle.shared.queue.begin_pass();
+        }
+    }
+
+    /// Token ids of `request` at positions `first_seq`, `first_seq + 1`, ... An id below 0 is not known.
+    pub fn tokens<I: Copy + Into<i64>>(&self, request: i32, first_seq: i64, ids: &[I]) {
+        if let Some(handle) = self.active() {
+            let mut ids = ids.iter().map(|&id| id.into());
+            handle.shared.tokens(request, first_seq, &mut ids);
+        }
+    }
+
+    /// Records a tensor. Copies it and returns; waits while the queue is full.
+    ///
+    /// Never fails: a tensor that can't be recorded is counted in the manifest by its
+    /// [reason](TensorError::reason), and the first such is told on stderr.
+    #[inline]
+    pub fn record<T: AsTensor + ?Sized>(&self, tap: Tap<'_>, tensor: &T) {
+        let _ = self.try_record(tap, tensor);
+    }
+
+    /// [`Recorder::record`] for those who want to know whether the tensor was taken.
+    ///
+    /// # Errors
+    /// Why it was not; it is counted nevertheless. A recorder that is off returns `Ok`.
+    #[inline]
+    pub fn try_record<T: AsTensor + ?Sized>(&self, tap: Tap<'_>, tensor: &T) -> Result<(), TensorError> {
+        let Some(handle) = &self.0 else { return Ok(()) };
+        handle.record(&tap, &mut |f| tensor.with_view(f))
+    }
+
+    /// Counts a tensor that the engine could not hand over, under a reason in a few words.
+    pub fn drop_tensor(&self, tap: Tap<'_>, reason: &str) {
+        if let Some(handle) = &self.0 {
+            let error = TensorError::Refused(reason.to_owned());
+            handle.shared.count(tap.stage, tap.layer, &error);
+        }
+    }
+
+    /// Writes what is queued and seals the run. Further calls return the same.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] where the recorder gave up before. A recorder that is off has an empty summary.
+    pub fn finish(&self) -> Result<Summary, Error> {
+        match &self.0 {
+            Some(handle) => handle.finish(),
+            None => Ok(Summary::default()),
+        }
+    }
+}
+
+/// Shows a tensor's view to the function it is given.
+type Show<'a> = dyn FnMut(&mut dyn FnMut(TensorView<'_>)) -> Result<(), TensorError> + 'a;
+
+impl Handle {
+    fn record(&self, tap: &Tap<'_>, show: &mut Show<'_>) -> Result<(), TensorError> {
+        if !self.shared.on.load(Ordering::Relaxed) && self.shared.failure().is_none() {
+            return Err(TensorError::Closed); // sealed: there is no manifest to count in
+        }
+        let mut result = Err(TensorError::Unreadable("it shows no memory".into()));
+        let shown = show(&mut |view| result = self.take(tap, &view));
+        shown.and(result).inspect_err(|error| {
+            self.shared.count(tap.stage, tap.layer, error);
+        })
+    }
+
+    /// Checks the tensor, copies it and queues the copy.
+    fn take(&self, tap: &Tap<'_>, view: &TensorView<'_>) -> Result<(), TensorError> {
+        let plan = Plan::new(tap, view)?;
+        let queue = &self.shared.queue;
+        let mut job = queue.reserve(plan.bytes).ok_or(TensorError::Closed)?;
+        job.fill(tap, view, &plan);
+        queue.push(job).then_some(()).ok_or(TensorError::Closed)
+    }
+
+    fn finish(&self) -> Result<Summary, Error> {
+        let failed = |cause: &str| Error::Failed {
+            run: self.shared.run.clone(),
+            cause: cause.to_owned(),
+        };
+        if std::process::id() != self.pid {
+            return Err(failed("this is a forked process; the run belongs to its parent"));
+        }
+        let mut end = lock(&self.end);
+        if let Some(result) = &end.result {
+            return result.clone();
+        }
+        self.shared.on.store(false, Ordering::Relaxed);
+        for hashing in std::mem::take(&mut end.hashing) {
+            let _ = hashing.join(); // a model that can't be hashed has no hash in the manifest
+        }
+        self.shared.queue.close();
+        let summary = end.writer.take().and_then(|thread| thread.join().ok());
+        let result = match (self.shared.failure(), summary) {
+            (None, Some(summary)) => Ok(summary),
+            (Some(cause), _) => Err(failed(cause)),
+            (None, None) => Err(failed("the writer thread panicked")),
+        };
+        if let Ok(summary) = &result
+            && summary.dropped > 0
+        {
+            eprintln!(
+                "bitnet-trace: {} tensors are missing from the run {}; run.json counts why (dropped)",
+                summary.dropped, summary.run
+            );
+        }
+        end.result = Some(result.clone());
+        result
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if std::process::id() == self.pid {
+            let _ = self.finish(); // a failure was told on stderr when it happened
+        }
+    }
+}

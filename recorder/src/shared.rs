@@ -1,0 +1,166 @@
+//! What engine threads and the writer thread share: the queue, what is known of the run, what was lost.
+
+use crate::{Engine, RunInfo, TensorError, Values, builder::Fixed, lock, process, queue::Queue};
+use bitnet_trace_schema::{Dropped, FORMAT_VERSION, Manifest, Owner, PartEntry, RunState, Sequence, Writer};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock};
+
+/// Positions beyond this are not listed in the manifest: its ids are a dense list.
+const MAX_POSITIONS: usize = 1 << 24;
+/// Reasons beyond this many are counted together.
+const MAX_REASONS: usize = 64;
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub run: String,
+    pub dir: PathBuf,
+    pub queue: Queue,
+    pub values: Values,
+    /// Whether tensors are taken. Every call looks here first.
+    pub on: AtomicBool,
+    pub info: Mutex<RunInfo>,
+    pub sequences: Mutex<BTreeMap<i32, Sequence>>,
+    dropped: Mutex<Dropped>,
+    failure: OnceLock<String>,
+    engine: Engine,
+    owner: Owner,
+    command_line: Vec<String>,
+    created_unix_ms: u64,
+    fixed: bool,
+}
+
+impl Shared {
+    pub fn new(run: String, dir: PathBuf, builder: crate::RecorderBuilder) -> Self {
+        let (created_unix_ms, owner, command_line) = match builder.fixed {
+            Some(Fixed { unix_ms }) => (unix_ms, process::fixed_owner(), Vec::new()),
+            None => (process::unix_ms(), process::owner(), process::command_line()),
+        };
+        Self {
+            run,
+            dir,
+            queue: Queue::new(builder.queue_bytes),
+            values: builder.values,
+            on: AtomicBool::new(true),
+            info: Mutex::default(),
+            sequences: Mutex::default(),
+            dropped: Mutex::default(),
+            failure: OnceLock::new(),
+            engine: builder.engine,
+            owner,
+            command_line,
+            created_unix_ms,
+            fixed: builder.fixed.is_some(),
+        }
+    }
+
+    /// Counts a tensor that was not recorded; tells of the first one.
+    pub fn count(&self, stage: &str, layer: i32, error: &TensorError) {
+        if self.count_reason(&error.reason(), 1) == 1 {
+            eprintln!(
+                "bitnet-trace: a tensor of stage {stage:?}, layer {layer}, was not recorded: {error}. \
+                 More like it are only counted, in {}",
+                self.dir.join(bitnet_trace_schema::run_dir::MANIFEST).display()
+            );
+        }
+    }
+
+    /// Adds to the count of a reason, and returns how many tensors were not recorded in all.
+    fn count_reason(&self, reason: &str, n: u64) -> u64 {
+        let mut dropped = lock(&self.dropped);
+        let room = dropped.reasons.len() < MAX_REASONS || dropped.reasons.contains_key(reason);
+        let reason = if room { reason } else { "other reasons" };
+        *dropped.reasons.entry(reason.to_owned()).or_default() += n;
+        dropped.total += n;
+        dropped.total
+    }
+
+    pub fn dropped(&self) -> u64 {
+        lock(&self.dropped).total
+    }
+
+    pub fn failure(&self) -> Option<&str> {
+        self.failure.get().map(String::as_str)
+    }
+
+    /// The writer gives up: says so once, lets the engine go on, and loses what is queued.
+    pub fn fail(&self, cause: String) {
+        self.on.store(false, Ordering::Relaxed);
+        let waiting = self.queue.fail();
+        if waiting > 0 {
+            self.count_reason(&TensorError::Closed.reason(), waiting);
+        }
+        if self.failure.set(cause).is_ok() {
+            eprintln!(
+                "bitnet-trace: recording of the run {} stops: {}. The engine goes on; parts that were sealed \
+                 before stay readable",
+                self.run,
+                self.failure().unwrap_or_default()
+            );
+        }
+    }
+
+    /// Notes token ids; ids below 0 and positions out of range are not known.
+    pub fn tokens(&self, request: i32, first_seq: i64, ids: &mut dyn Iterator<Item = i64>) {
+        let mut sequences = lock(&self.sequences);
+        let sequence = sequences.entry(request).or_insert_with(|| Sequence {
+            request,
+            ids: Vec::new(),
+            rewrites: 0,
+        });
+        for (i, id) in ids.enumerate() {
+            let position = first_seq
+                .checked_add(i as i64)
+                .and_then(|p| usize::try_from(p).ok());
+            let Some(position) = position.filter(|&p| p < MAX_POSITIONS) else {
+                continue;
+            };
+            if sequence.ids.len() <= position {
+                sequence.ids.resize(position + 1, None);
+            }
+            let Some(id) = i32::try_from(id).ok().filter(|&id| id >= 0) else {
+                continue;
+            };
+            let before = sequence.ids[position].replace(id);
+            sequence.rewrites += u64::from(before.is_some_and(|b| b != id));
+        }
+    }
+
+    /// The manifest as it stands now.
+    pub fn manifest(&self, state: RunState, parts: &[PartEntry]) -> Manifest {
+        let info = lock(&self.info).clone();
+        let finished = match (state, self.fixed) {
+            (RunState::Recording, _) => None,
+            (_, true) => Some(self.created_unix_ms),
+            _ => Some(process::unix_ms()),
+        };
+        Manifest {
+            format_version: FORMAT_VERSION,
+            required_features: Vec::new(),
+            run: self.run.clone(),
+            state,
+            failure: self.failure().map(str::to_owned),
+            created_unix_ms: self.created_unix_ms,
+            finished_unix_ms: finished,
+            owner: self.owner.clone(),
+            writer: Writer {
+                name: env!("CARGO_PKG_NAME").into(),
+                version: env!("CARGO_PKG_VERSION").into(),
+            },
+            engine: self.engine.clone(),
+            command_line: self.command_line.clone(),
+            model: info.model,
+            settings: info.settings,
+            prompt: info.prompt,
+            prompt_tokens: info.prompt_tokens,
+            sequences: lock(&self.sequences).values().cloned().collect(),
+            values: self.values,
+            selection: None,
+            observation: info.observation,
+            records: parts.iter().map(|p| p.rows).sum(),
+            dropped: lock(&self.dropped).clone(),
+            parts: parts.to_vec(),
+        }
+    }
+}

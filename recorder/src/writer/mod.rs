@@ -1,0 +1,238 @@
+//! The writer thread: takes tensors from the queue, makes records of their slices, writes parts and the
+//! manifest.
+
+mod manifest;
+mod page;
+mod part;
+mod scalars;
+
+use crate::{DType, Error, Layout, Summary, Values, job::Job, shared::Shared};
+use bitnet_trace_schema::{PartEntry, RecordMeta, RunState, Stats};
+use half::slice::HalfFloatSliceExt;
+use part::{Part, PartError, Row};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+/// Writes the first manifest and starts the writer thread, which returns what it sealed.
+///
+/// # Errors
+/// [`Error::Directory`] where the manifest can't be written, [`Error::Thread`].
+pub(crate) fn spawn(shared: Arc<Shared>, layout: Layout) -> Result<JoinHandle<Summary>, Error> {
+    manifest::write(&shared.dir, &shared.manifest(RunState::Recording, &[])).map_err(|e| {
+        let _ = std::fs::remove_dir_all(&shared.dir); // of this run, and empty
+        Error::Directory {
+            dir: shared.dir.clone(),
+            cause: e.to_string(),
+        }
+    })?;
+    std::thread::Builder::new()
+        .name("bitnet-trace".into())
+        .spawn(move || {
+            let unwinding = Unwinding(&shared);
+            let mut writer = Writer::new(&shared, layout);
+            let written = writer.run();
+            let summary = writer.end(written);
+            std::mem::forget(unwinding);
+            summary
+        })
+        .map_err(|e| Error::Thread(e.to_string()))
+}
+
+/// Lets the engine's threads go if the writer thread panics.
+struct Unwinding<'a>(&'a Shared);
+
+impl Drop for Unwinding<'_> {
+    fn drop(&mut self) {
+        self.0
+            .fail("the writer thread panicked; this is a defect of the recorder".into());
+    }
+}
+
+/// Everything that the writer thread keeps.
+struct Writer<'a> {
+    shared: &'a Shared,
+    layout: Layout,
+    part: Option<Part>,
+    parts: Vec<PartEntry>,
+    /// The pass that `visits` belongs to.
+    pass: i32,
+    /// How often a key was seen in this pass: (request, seq, layer, stage).
+    visits: HashMap<(i32, i64, i32, u32), i32>,
+    /// A number for each stage.
+    stages: HashMap<String, u32>,
+    meta: RecordMeta,
+    floats: Vec<f32>,
+}
+
+impl<'a> Writer<'a> {
+    fn new(shared: &'a Shared, layout: Layout) -> Self {
+        Self {
+            shared,
+            layout,
+            part: None,
+            parts: Vec::new(),
+            pass: 0,
+            visits: HashMap::new(),
+            stages: HashMap::new(),
+            meta: RecordMeta {
+                seq: 0,
+                layer: 0,
+                stage: String::new(),
+                name: String::new(),
+                op: String::new(),
+                op_index: 0,
+                request: 0,
+                pass: 0,
+                occurrence: 0,
+                shape: Vec::new(),
+                dtype: DType::F32,
+                num_elements: 0,
+                blake3: String::new(),
+                stats: Stats::default(),
+            },
+            floats: Vec::new(),
+        }
+    }
+
+    /// Writes what comes until the queue is closed, then seals the last part.
+    fn run(&mut self) -> Result<(), PartError> {
+        while let Some(job) = self.shared.queue.pop() {
+            self.job(&job)?;
+            self.shared.queue.recycle(job);
+        }
+        self.seal()
+    }
+
+    /// Writes the last manifest.
+    fn end(self, written: Result<(), PartError>) -> Summary {
+        let mut state = RunState::Complete;
+        if let Err(error) = written {
+            self.shared.fail(error.to_string());
+            state = RunState::Failed;
+        }
+        let manifest = self.shared.manifest(state, &self.parts);
+        if let Err(error) = manifest::write(&self.shared.dir, &manifest) {
+            self.shared
+                .fail(format!("the manifest cannot be written: {error}"));
+        }
+        Summary {
+            run: self.shared.run.clone(),
+            dir: self.shared.dir.clone(),
+            records: manifest.records,
+            parts: self.parts.len() as u64,
+            dropped: self.shared.dropped(),
+        }
+    }
+
+    /// Writes a tensor: one record a token.
+    fn job(&mut self, job: &Job) -> Result<(), PartError> {
+        if job.pass != self.pass {
+            self.pass = job.pass;
+            self.visits.clear();
+        }
+        let next = self.stages.len() as u32;
+        let stage = match self.stages.get(&job.stage) {
+            Some(&stage) => stage,
+            None => *self.stages.entry(job.stage.clone()).or_insert(next),
+        };
+        self.meta.stage.clone_from(&job.stage);
+        self.meta.name.clone_from(&job.name);
+        self.meta.op.clone_from(&job.op);
+        self.meta.layer = job.layer;
+        self.meta.op_index = job.op_index;
+        self.meta.pass = job.pass;
+        self.meta.dtype = job.dtype;
+        let mut start = 0;
+        for (i, &(seq, request)) in job.tokens.iter().enumerate() {
+            let elements = job.slice_shape(i, &mut self.meta.shape);
+            let end = start + elements * job.dtype.size();
+            let visits = self.visits.entry((request, seq, job.layer, stage)).or_default();
+            self.meta.occurrence = *visits;
+            *visits = visits.saturating_add(1);
+            self.meta.seq = seq;
+            self.meta.request = request;
+            self.meta.num_elements = elements as i64;
+            self.record(&job.data[start..end])?;
+            start = end;
+        }
+        Ok(())
+    }
+
+    /// Writes the record of `meta`, whose elements are `bytes`.
+    fn record(&mut self, bytes: &[u8]) -> Result<(), PartError> {
+        self.meta.blake3.clear();
+        self.meta.blake3.push_str(&blake3::hash(bytes).to_hex());
+        let dtype = self.meta.dtype;
+        let floats: &[f32] = match bytemuck::try_cast_slice(bytes) {
+            Ok(floats) if dtype == DType::F32 => floats,
+            _ => {
+                self.floats.clear();
+                to_f32(dtype, bytes, &mut self.floats);
+                &self.floats
+            }
+        };
+        self.meta.stats = match dtype {
+            DType::F64 => Stats::of_f64(numbers::<8>(bytes).map(f64::from_le_bytes)),
+            DType::I32 => Stats::of_f64(numbers::<4>(bytes).map(|b| i32::from_le_bytes(b).into())),
+            DType::I64 => Stats::of_f64(numbers::<8>(bytes).map(|b| i64::from_le_bytes(b) as f64)),
+            _ => Stats::of_f32(floats),
+        };
+        let full = self.shared.values == Values::Full;
+        let row = Row {
+            meta: &self.meta,
+            values: (full && dtype.fits_f32()).then(|| bytemuck::cast_slice(floats)),
+            raw: (full && !dtype.fits_f32()).then_some(bytes),
+        };
+        let part = match &mut self.part {
+            Some(part) => part,
+            empty => empty.insert(Part::create(
+                &self.shared.dir,
+                &self.shared.run,
+                self.parts.len() as u32,
+                self.layout,
+            )?),
+        };
+        part.push(&row)?;
+        if part.is_full() {
+            self.seal()?;
+            // what is known so far survives a crash; a failure here is met again at the end
+            let _ = manifest::write(
+                &self.shared.dir,
+                &self.shared.manifest(RunState::Recording, &self.parts),
+            );
+        }
+        Ok(())
+    }
+
+    fn seal(&mut self) -> Result<(), PartError> {
+        if let Some(part) = self.part.take() {
+            self.parts.push(part.seal()?);
+        }
+        Ok(())
+    }
+}
+
+/// The elements of `bytes`, `SIZE` bytes each.
+fn numbers<const SIZE: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; SIZE]> {
+    bytes.as_chunks::<SIZE>().0.iter().copied()
+}
+
+/// Appends the elements as f32 where f32 holds them exactly, and nothing otherwise.
+fn to_f32(dtype: DType, bytes: &[u8], out: &mut Vec<f32>) {
+    match dtype {
+        DType::F32 => out.extend(numbers::<4>(bytes).map(f32::from_le_bytes)),
+        DType::F16 => match bytemuck::try_cast_slice::<u8, half::f16>(bytes) {
+            Ok(halves) => {
+                out.resize(halves.len(), 0.0);
+                halves.convert_to_f32_slice(out);
+            }
+            Err(_) => out.extend(numbers::<2>(bytes).map(|b| half::f16::from_le_bytes(b).to_f32())),
+        },
+        DType::BF16 => out.extend(numbers::<2>(bytes).map(|b| half::bf16::from_le_bytes(b).to_f32())),
+        DType::I8 => out.extend(bytes.iter().map(|&b| f32::from(b as i8))),
+        DType::I16 => out.extend(numbers::<2>(bytes).map(|b| f32::from(i16::from_le_bytes(b)))),
+        DType::U8 | DType::Bool => out.extend(bytes.iter().map(|&b| f32::from(b))),
+        _ => {}
+    }
+}
