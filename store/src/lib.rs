@@ -3,9 +3,13 @@
 mod completeness;
 mod database;
 mod error;
+mod index;
+mod part;
 mod records;
 mod run;
+mod scan;
 mod tensor;
+mod update;
 
 pub use bitnet_trace_schema as schema;
 pub use completeness::{Completeness, Reason};

@@ -1,7 +1,20 @@
-use bitnet_trace_schema::RecordMeta;
+use crate::scan::PartStat;
+use crate::update;
+use bitnet_trace_schema::{DType, RecordMeta, Stats};
+use rusqlite::types::{ToSql, Type};
+use rusqlite::{Connection, OptionalExtension};
+use std::collections::{BTreeMap, HashMap};
 use std::ops::RangeInclusive;
 
 /// Which records of a run to take; what is `None` takes all.
+///
+/// ```
+/// let filter = bitnet_trace_store::Filter {
+///     seq: Some(3..=3),
+///     stage: Some("attn_*".into()),
+///     ..Default::default()
+/// };
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Filter {
     /// Token positions.
@@ -39,4 +52,137 @@ impl Row {
     pub fn has_elements(&self) -> bool {
         self.values_offset.is_some() || self.raw_bytes.is_some()
     }
+}
+
+/// The filter as SQL: conditions, and the parameters they name in order after the run's id.
+fn conditions(filter: &Filter) -> (String, Vec<Box<dyn ToSql>>) {
+    let (mut text, mut parameters) = (String::new(), Vec::<Box<dyn ToSql>>::new());
+    if let Some(seq) = &filter.seq {
+        text.push_str(" AND seq BETWEEN ? AND ?");
+        parameters.extend([Box::new(*seq.start()) as Box<dyn ToSql>, Box::new(*seq.end())]);
+    }
+    if let Some(layer) = &filter.layer {
+        text.push_str(" AND layer BETWEEN ? AND ?");
+        parameters.extend([Box::new(*layer.start()) as Box<dyn ToSql>, Box::new(*layer.end())]);
+    }
+    if let Some(stage) = &filter.stage {
+        text.push_str(" AND stage GLOB ?");
+        // SQLite's GLOB also has character classes; here a bracket is a bracket.
+        parameters.push(Box::new(stage.replace('[', "[[]")));
+    }
+    if let Some(request) = filter.request {
+        text.push_str(" AND request = ?");
+        parameters.push(Box::new(request));
+    }
+    (text, parameters)
+}
+
+/// The records of the run `name` that `filter` takes; `None` if the index has not exactly `parts` of it any
+/// more (more parts of a run that is being recorded are fine, and not read).
+pub(crate) fn query<'a>(
+    sql: &Connection,
+    name: &str,
+    parts: impl Iterator<Item = (u32, &'a PartStat)>,
+    filter: &Filter,
+) -> rusqlite::Result<Option<Vec<Row>>> {
+    // One transaction, so that another process cannot replace the run between the two queries.
+    let transaction = sql.unchecked_transaction()?;
+    let mut statement = transaction.prepare_cached("SELECT id FROM runs WHERE name = ?")?;
+    let Some(run_id) = statement.query_row([name], |r| r.get::<_, i64>(0)).optional()? else {
+        return Ok(None);
+    };
+    let known: BTreeMap<String, _> = update::parts(&transaction, run_id)?
+        .into_iter()
+        .map(|p| (p.file.clone(), p))
+        .collect();
+    let mut numbers = HashMap::new();
+    for (number, stat) in parts {
+        match known.get(&stat.file) {
+            Some(part) if part.is(stat) => numbers.insert(part.id, number),
+            _ => return Ok(None),
+        };
+    }
+    let (text, mut parameters) = conditions(filter);
+    parameters.insert(0, Box::new(run_id));
+    let mut statement = transaction.prepare_cached(&format!(
+        "SELECT id, part_id, part_row, values_offset, values_count, raw_bytes, seq, layer, stage, name, op,
+             op_index, request, pass, occurrence, shape, dtype, num_elements, blake3, rms, mean, min, max,
+             abs_max, nan_count, inf_count
+         FROM records WHERE run_id = ?{text}"
+    ))?;
+    let mut found = statement.query(rusqlite::params_from_iter(parameters))?;
+    let mut rows = Vec::new();
+    while let Some(row) = found.next()? {
+        if let Some(&part) = numbers.get(&row.get(1)?) {
+            rows.push(read(row, part)?);
+        }
+    }
+    rows.sort_by_key(|r: &Row| {
+        let m = &r.meta;
+        (
+            m.request,
+            m.seq,
+            m.op_index,
+            m.pass,
+            m.occurrence,
+            r.part,
+            r.part_row,
+        )
+    });
+    Ok(Some(rows))
+}
+
+/// A count or offset: SQLite's integers are signed.
+pub(crate) fn unsigned(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<u64> {
+    let value: i64 = row.get(column)?;
+    u64::try_from(value).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(column, value))
+}
+
+fn optional(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Option<u64>> {
+    let null = row.get::<_, Option<i64>>(column)?.is_none();
+    if null {
+        Ok(None)
+    } else {
+        unsigned(row, column).map(Some)
+    }
+}
+
+fn read(row: &rusqlite::Row<'_>, part: u32) -> rusqlite::Result<Row> {
+    let unreadable = |column: usize, error: Box<dyn std::error::Error + Send + Sync>| {
+        rusqlite::Error::FromSqlConversionFailure(column, Type::Text, error)
+    };
+    let shape = row.get_ref(15)?.as_str().map_err(|e| unreadable(15, e.into()))?;
+    let dtype = row.get_ref(16)?.as_str().map_err(|e| unreadable(16, e.into()))?;
+    Ok(Row {
+        id: row.get(0)?,
+        part,
+        part_row: unsigned(row, 2)?,
+        values_offset: optional(row, 3)?,
+        values_count: optional(row, 4)?,
+        raw_bytes: optional(row, 5)?,
+        meta: RecordMeta {
+            seq: row.get(6)?,
+            layer: row.get(7)?,
+            stage: row.get(8)?,
+            name: row.get(9)?,
+            op: row.get(10)?,
+            op_index: row.get(11)?,
+            request: row.get(12)?,
+            pass: row.get(13)?,
+            occurrence: row.get(14)?,
+            shape: serde_json::from_str(shape).map_err(|e| unreadable(15, e.into()))?,
+            dtype: dtype.parse::<DType>().map_err(|e| unreadable(16, e.into()))?,
+            num_elements: row.get(17)?,
+            blake3: row.get(18)?,
+            stats: Stats {
+                rms: row.get(19)?,
+                mean: row.get(20)?,
+                min: row.get(21)?,
+                max: row.get(22)?,
+                abs_max: row.get(23)?,
+                nan_count: unsigned(row, 24)?,
+                inf_count: unsigned(row, 25)?,
+            },
+        },
+    })
 }

@@ -1,25 +1,108 @@
-use crate::{Completeness, Filter, Row, StoreError, TensorRef};
-use bitnet_trace_schema::Manifest;
+use crate::index::{self, Index, Place};
+use crate::part::{Part, PartMap};
+use crate::scan::{self, PartStat, RunFiles};
+use crate::update::{self, Scope};
+use crate::{Completeness, Database, Filter, Reason, Row, StoreError, TensorRef, records};
+use bitnet_trace_schema::{Manifest, RunState, run_dir};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
-/// One execution of one engine, opened for reading. `Send` and `Sync`: tensors may be taken from
-/// several threads.
+/// One execution of one engine, opened for reading.
+///
+/// It is `Send` and `Sync`: tensors may be taken from several threads. What it shows is the run as it was
+/// when it was opened; parts that a live recorder seals later are not seen.
 #[derive(Debug)]
 pub struct Run {
     name: String,
     path: PathBuf,
     manifest: Manifest,
     completeness: Completeness,
+    parts: BTreeMap<u32, OpenPart>,
+    index: Mutex<Index>,
+}
+
+/// A part, mapped when a tensor of it is first asked for.
+#[derive(Debug)]
+struct OpenPart {
+    stat: PartStat,
+    map: OnceLock<PartMap>,
 }
 
 impl Run {
-    /// Opens a run's directory (`…/run=NAME`), or the newest run of a database.
+    /// Opens a run's directory (`…/run=NAME`), or the newest run of a database: [`Run::name`] tells which.
+    ///
+    /// A run of a database uses the database's index, and brings only its own rows up to date. A run's
+    /// directory of another name (a copy somewhere) is indexed in memory.
     ///
     /// # Errors
     /// [`StoreError`] if the path is neither, or if the run cannot be read.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
-        Err(StoreError::NotFound {
-            path: path.as_ref().into(),
+        let given = path.as_ref();
+        // The last component of `.` or of a path relative to the working directory is wanted, too.
+        let path = std::path::absolute(given).map_err(|e| StoreError::io("find", given, e))?;
+        if !path.try_exists().map_err(|e| StoreError::io("find", given, e))? {
+            return Err(StoreError::NotFound { path: given.into() });
+        }
+        if !path.is_dir() {
+            return Err(StoreError::NotADirectory { path: given.into() });
+        }
+        let name = path
+            .file_name()
+            .and_then(|n| n.to_str())
+            .and_then(run_dir::run_of_dir);
+        if let (Some(name), Some(database)) = (name, path.parent()) {
+            return Self::open_in(Place::in_database(database), given, name);
+        }
+        if path.join(run_dir::MANIFEST).exists() {
+            let (manifest, _) = scan::manifest(given)?;
+            return Self::open_in(Place::in_memory(), given, &manifest.run);
+        }
+        Self::open_newest(given)
+    }
+
+    /// The newest run of a folder. Its siblings are not indexed, so that none of them can stand in its way.
+    fn open_newest(dir: &Path) -> Result<Self, StoreError> {
+        let age = |name: &String| {
+            (
+                scan::created_unix_ms(&dir.join(run_dir::dir_name(name))),
+                name.clone(),
+            )
+        };
+        let Some(name) = scan::run_names(dir)?.into_iter().max_by_key(age) else {
+            return Err(Database::no_runs(dir));
+        };
+        Self::open_in(
+            Place::in_database(dir),
+            &dir.join(run_dir::dir_name(&name)),
+            &name,
+        )
+    }
+
+    /// Opens the run `name` in the directory `path`, indexed at `place`.
+    pub(crate) fn open_in(place: Place, path: &Path, name: &str) -> Result<Self, StoreError> {
+        let files = [scan::run(path, name)?];
+        let (index, rows) = open_index(place, &files)?;
+        let [files] = files;
+        Ok(Self {
+            completeness: completeness(&files, rows),
+            name: files.name,
+            path: files.path,
+            manifest: files.manifest,
+            parts: files
+                .parts
+                .into_iter()
+                .map(|(number, stat)| {
+                    (
+                        number,
+                        OpenPart {
+                            stat,
+                            map: OnceLock::new(),
+                        },
+                    )
+                })
+                .collect(),
+            index: Mutex::new(index),
         })
     }
 
@@ -48,22 +131,99 @@ impl Run {
     /// # Errors
     /// [`StoreError::Index`], or [`StoreError::Changed`] if parts were replaced since the run was opened.
     pub fn records(&self, filter: &Filter) -> Result<Vec<Row>, StoreError> {
-        let _ = filter;
-        Err(StoreError::Changed {
+        // A panic elsewhere cannot leave an index half changed: SQLite's transactions see to that.
+        let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
+        let parts = || self.parts.iter().map(|(number, part)| (*number, &part.stat));
+        let mut rows = records::query(&index.sql, &self.name, parts(), filter);
+        if rows.as_ref().is_err_and(index::is_damage) {
+            if let Some(file) = index.place.file() {
+                index::remove(file);
+            }
+            let files = [scan::run(&self.path, &self.name)?];
+            *index = open_index(index.place.clone(), &files)?.0;
+            rows = records::query(&index.sql, &self.name, parts(), filter);
+        }
+        let rows = rows.map_err(|e| index.place.error(e))?;
+        rows.ok_or_else(|| StoreError::Changed {
             path: self.path.clone(),
         })
     }
 
     /// The elements of a record of this run.
     ///
+    /// Values are borrowed from the mapped part; original bytes (`raw`) are decoded and copied.
+    ///
     /// # Errors
     /// [`StoreError`] if the part changed since it was indexed, or if `row` is of another run.
     pub fn tensor(&self, row: &Row) -> Result<TensorRef, StoreError> {
-        let (part, id) = (row.part, row.id);
-        Err(StoreError::ForeignRow {
+        let foreign = || StoreError::ForeignRow {
             path: self.path.clone(),
-            part,
-            id,
-        })
+            part: row.part,
+            id: row.id,
+        };
+        if !row.has_elements() {
+            return Ok(TensorRef::stats_only(row.meta.dtype));
+        }
+        let map = self.parts.get(&row.part).ok_or_else(foreign)?.map(&self.path)?;
+        if let (Some(offset), Some(count)) = (row.values_offset, row.values_count) {
+            // Neither the index nor the caller is believed.
+            let end = count.checked_mul(4).and_then(|n| n.checked_add(offset));
+            let end = end
+                .filter(|&end| end <= map.bytes.len() as u64)
+                .ok_or_else(foreign)?;
+            let bytes = map.bytes.slice(offset as usize..end as usize);
+            return Ok(TensorRef::of_values(row.meta.dtype, bytes));
+        }
+        let raw = Part::read(map, &self.manifest.run)?.raw(row.part_row)?;
+        let raw = raw
+            .filter(|r| Some(r.len() as u64) == row.raw_bytes)
+            .ok_or_else(foreign)?;
+        Ok(TensorRef::of_raw(row.meta.dtype, raw.into()))
+    }
+}
+
+impl OpenPart {
+    fn map(&self, run: &Path) -> Result<&PartMap, StoreError> {
+        if let Some(map) = self.map.get() {
+            return Ok(map);
+        }
+        let path = run.join(&self.stat.file);
+        let now = scan::stat(run, self.stat.file.clone(), self.stat.listed_rows, None)?;
+        if now != self.stat {
+            return Err(StoreError::Changed { path });
+        }
+        let map = PartMap::open(&path, self.stat.bytes)?;
+        Ok(self.map.get_or_init(|| map))
+    }
+}
+
+/// The index at `place`, up to date for one run, and how many records the run has.
+fn open_index(place: Place, files: &[RunFiles; 1]) -> Result<(Index, u64), StoreError> {
+    index::with(place, |sql| {
+        let outcomes = update::update(sql, files, Scope::Runs)?;
+        if let Some(error) = outcomes.into_values().find_map(Result::err) {
+            return Ok(Err(error));
+        }
+        let rows = sql.query_row(
+            "SELECT coalesce(sum(rows), 0) FROM parts JOIN runs ON runs.id = run_id WHERE name = ?",
+            [&files[0].name],
+            |r| records::unsigned(r, 0),
+        )?;
+        Ok(Ok(rows))
+    })
+}
+
+/// Completeness of a run whose parts hold `rows` records.
+pub(crate) fn completeness(files: &RunFiles, rows: u64) -> Completeness {
+    let mut reasons = files.reasons.clone();
+    let listed = files.manifest.records;
+    let missing = reasons.iter().any(|r| matches!(r, Reason::MissingPart { .. }));
+    if files.manifest.state != RunState::Recording && listed != rows && !missing {
+        reasons.push(Reason::Records { listed, found: rows });
+    }
+    if reasons.is_empty() {
+        Completeness::Complete
+    } else {
+        Completeness::Incomplete { reasons }
     }
 }

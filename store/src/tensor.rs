@@ -1,16 +1,52 @@
 use bitnet_trace_schema::DType;
+use bytes::Bytes;
+use std::sync::Arc;
 
 /// The elements of one record, borrowed from the mapped part wherever that is possible.
 ///
-/// Row-major (C order), in the shape of the record's `shape` column.
+/// Row-major (C order), in the shape of the record's `shape` column. It keeps the map alive, outlives the
+/// [`Run`](crate::Run) it came from, and is cheap to clone.
 #[derive(Debug, Clone)]
 pub struct TensorRef {
     dtype: DType,
-    values: Option<Vec<f32>>,
-    raw: Option<Vec<u8>>,
+    elements: Elements,
+}
+
+#[derive(Debug, Clone)]
+enum Elements {
+    /// Statistics only.
+    None,
+    /// Little-endian f32 in the map, aligned to 4 bytes.
+    Mapped(Bytes),
+    /// The same where the map is not aligned (or the machine is not little-endian).
+    Copied(Arc<[f32]>),
+    /// The original bytes.
+    Raw(Bytes),
 }
 
 impl TensorRef {
+    pub(crate) fn stats_only(dtype: DType) -> Self {
+        let elements = Elements::None;
+        Self { dtype, elements }
+    }
+
+    /// From f32 bytes in the map, whose number is a multiple of 4.
+    pub(crate) fn of_values(dtype: DType, bytes: Bytes) -> Self {
+        let in_place = cfg!(target_endian = "little") && bytemuck::try_cast_slice::<u8, f32>(&bytes).is_ok();
+        let elements = if in_place {
+            Elements::Mapped(bytes)
+        } else {
+            let (chunks, _) = bytes.as_chunks::<4>();
+            Elements::Copied(chunks.iter().map(|&c| f32::from_le_bytes(c)).collect())
+        };
+        Self { dtype, elements }
+    }
+
+    pub(crate) fn of_raw(dtype: DType, bytes: Bytes) -> Self {
+        let elements = Elements::Raw(bytes);
+        Self { dtype, elements }
+    }
+
     /// Element type before the elements were widened to f32.
     pub fn dtype(&self) -> DType {
         self.dtype
@@ -19,23 +55,93 @@ impl TensorRef {
     /// The elements as f32, for the dtypes that f32 holds exactly; `None` for the others and in runs
     /// that keep statistics only.
     pub fn values(&self) -> Option<&[f32]> {
-        self.values.as_deref()
+        match &self.elements {
+            Elements::Mapped(bytes) => bytemuck::try_cast_slice(bytes).ok(),
+            Elements::Copied(values) => Some(values),
+            Elements::None | Elements::Raw(_) => None,
+        }
     }
 
     /// The original bytes (little-endian, contiguous), for the dtypes that f32 does not hold exactly;
     /// `None` for the others and in runs that keep statistics only.
     pub fn raw(&self) -> Option<&[u8]> {
-        self.raw.as_deref()
+        match &self.elements {
+            Elements::Raw(bytes) => Some(bytes),
+            _ => None,
+        }
     }
 
     /// The elements as f64, from `values` or `raw`; `None` in runs that keep statistics only.
     /// 64-bit integers beyond 2⁵³ are rounded.
     pub fn to_f64(&self) -> Option<Vec<f64>> {
-        None
+        if let Some(values) = self.values() {
+            return Some(values.iter().map(|&x| f64::from(x)).collect());
+        }
+        let raw = self.raw()?;
+        match self.dtype {
+            DType::F64 => Some(raw.as_chunks().0.iter().map(|&c| f64::from_le_bytes(c)).collect()),
+            DType::I64 => Some(
+                raw.as_chunks()
+                    .0
+                    .iter()
+                    .map(|&c| i64::from_le_bytes(c) as f64)
+                    .collect(),
+            ),
+            DType::I32 => Some(
+                raw.as_chunks()
+                    .0
+                    .iter()
+                    .map(|&c| i32::from_le_bytes(c).into())
+                    .collect(),
+            ),
+            _ => None,
+        }
     }
 
     /// Whether [`TensorRef::values`] lie in the mapped file and were not copied.
     pub fn is_zero_copy(&self) -> bool {
-        false
+        matches!(self.elements, Elements::Mapped(_))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unaligned_values_are_copied_and_aligned_ones_are_not() {
+        let floats = [0.0f32, 1.0, -2.5, f32::MAX];
+        let buffer = Bytes::from_iter(
+            [0u8; 8]
+                .into_iter()
+                .chain(floats.iter().flat_map(|x| x.to_le_bytes())),
+        );
+        let aligned = buffer.as_ptr().align_offset(4);
+        for shift in 0..4 {
+            // The floats, moved so that they begin `shift` bytes after an aligned address.
+            let mut moved = vec![0; aligned + shift];
+            moved.extend_from_slice(&buffer[8..]);
+            let moved = Bytes::from(moved);
+            let start = aligned + shift;
+            let tensor = TensorRef::of_values(DType::F32, moved.slice(start..));
+            assert_eq!(tensor.values(), Some(&floats[..]));
+            assert_eq!(
+                tensor.is_zero_copy(),
+                moved[start..].as_ptr().align_offset(4) == 0
+            );
+        }
+    }
+
+    #[test]
+    fn raw_elements_widen_to_f64_and_statistics_have_none() {
+        let raw = |dtype, bytes: &[u8]| TensorRef::of_raw(dtype, Bytes::copy_from_slice(bytes)).to_f64();
+        assert_eq!(raw(DType::F64, &(-0.1f64).to_le_bytes()), Some(vec![-0.1]));
+        assert_eq!(raw(DType::I64, &(-7i64).to_le_bytes()), Some(vec![-7.0]));
+        assert_eq!(
+            raw(DType::I32, &i32::MIN.to_le_bytes()),
+            Some(vec![-2147483648.0])
+        );
+        let none = TensorRef::stats_only(DType::F16);
+        assert!(none.values().is_none() && none.raw().is_none() && none.to_f64().is_none());
     }
 }
