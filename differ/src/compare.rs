@@ -1,0 +1,346 @@
+//! Carries out a plan: a verdict on every pair.
+
+use crate::{
+    Error,
+    ids::TokenIds,
+    judge::{Outcome, Reason, Verdict, by_elements, by_metadata},
+    plan::{AlignPlan, Key, Step, plan},
+    records::{Records, Side},
+    tolerance::{Applied, Tolerance},
+};
+use bitnet_trace_schema::{RecordMeta, StageGraph};
+use serde::Serialize;
+use std::{
+    collections::BTreeSet,
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    thread,
+};
+
+/// Pairs that a thread takes at a time: few, since one may be a matrix.
+const CHUNK: usize = 16;
+
+/// How to compare.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// What counts as a match.
+    pub tolerance: Tolerance,
+    /// Whether NaN at the same places on both sides is a match.
+    pub nan_equal: bool,
+    /// Whether an incomplete run, or records that cannot be compared, are accepted.
+    pub allow_incomplete: bool,
+    /// Token ids of this request only are compared.
+    pub request: Option<i32>,
+    /// Token ids up to this position are compared.
+    pub last_seq: Option<i64>,
+    /// Threads; 0 takes one for each core.
+    pub threads: usize,
+}
+
+/// Verdicts, counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Counts {
+    /// Same bytes.
+    pub identical: u64,
+    /// Within the tolerance.
+    pub within: u64,
+    /// Beyond it.
+    pub diverged: u64,
+    /// There, and could not be compared.
+    pub incomparable: u64,
+    /// The left run lacks the record.
+    pub missing_left: u64,
+    /// The right run lacks the record.
+    pub missing_right: u64,
+}
+
+impl Counts {
+    /// Counts one verdict.
+    pub fn add(&mut self, verdict: Verdict) {
+        *match verdict {
+            Verdict::Identical => &mut self.identical,
+            Verdict::Within => &mut self.within,
+            Verdict::Diverged => &mut self.diverged,
+            Verdict::Incomparable => &mut self.incomparable,
+            Verdict::MissingLeft => &mut self.missing_left,
+            Verdict::MissingRight => &mut self.missing_right,
+        } += 1;
+    }
+
+    /// Pairs whose values or hashes were held against each other.
+    pub fn compared(&self) -> u64 {
+        self.identical + self.within + self.diverged
+    }
+}
+
+/// What a comparison came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// Everything that could be compared matches, and something was.
+    Ok,
+    /// Something diverged.
+    Diverged,
+    /// There is no verdict.
+    Error,
+}
+
+/// Two runs, compared.
+pub struct Comparison<'a> {
+    /// The left run, the reference.
+    pub left: &'a Side<'a>,
+    /// The right run.
+    pub right: &'a Side<'a>,
+    /// The vocabulary.
+    pub graph: &'a StageGraph,
+    /// How it was compared.
+    pub options: &'a Options,
+    /// What with what, in causal order.
+    pub plan: AlignPlan,
+    /// One outcome for each step of the plan.
+    pub outcomes: Vec<Outcome>,
+    /// The token ids.
+    pub ids: TokenIds,
+    /// The verdicts, counted.
+    pub counts: Counts,
+}
+
+/// Compares two runs. `progress` is called now and then with the pairs done and all pairs.
+///
+/// # Errors
+/// [`Error`], one variant for each reason why there can be no verdict.
+pub fn compare<'a>(
+    left: &'a Side<'a>,
+    right: &'a Side<'a>,
+    graph: &'a StageGraph,
+    options: &'a Options,
+    progress: &(dyn Fn(usize, usize) + Sync),
+) -> Result<Comparison<'a>, Error> {
+    let ids = gate(left, right, options)?;
+    let plan = plan(left.records, right.records, graph);
+    if !plan.steps.iter().any(|s| s.left.is_some() && s.right.is_some()) {
+        return Err(Error::NothingInCommon {
+            left: left.name.into(),
+            right: right.name.into(),
+            left_has: describe(left.records),
+            right_has: describe(right.records),
+        });
+    }
+    let outcomes = judge_all(left, right, &plan, &ids, options, progress)?;
+    let mut counts = Counts::default();
+    outcomes.iter().for_each(|o| counts.add(o.verdict));
+    if counts.compared() == 0 && ids.differences.is_empty() {
+        return Err(nothing_compared(&plan, &outcomes));
+    }
+    Ok(Comparison {
+        left,
+        right,
+        graph,
+        options,
+        plan,
+        outcomes,
+        ids,
+        counts,
+    })
+}
+
+/// What is checked before any tensor: that the runs are whole, and of the same prompt.
+///
+/// # Errors
+/// [`Error::Incomplete`], [`Error::TokenIds`].
+pub fn gate(left: &Side<'_>, right: &Side<'_>, options: &Options) -> Result<TokenIds, Error> {
+    for side in [left, right] {
+        if !options.allow_incomplete && !side.incomplete.is_empty() {
+            return Err(Error::Incomplete {
+                run: side.name.into(),
+                reasons: side.incomplete.clone(),
+            });
+        }
+    }
+    let ids = TokenIds::of(left.manifest, right.manifest, options.request, options.last_seq);
+    match ids.in_prompt() {
+        None => Ok(ids),
+        Some(difference) => Err(Error::TokenIds {
+            left: left.name.into(),
+            right: right.name.into(),
+            difference: Box::new(difference.clone()),
+        }),
+    }
+}
+
+fn nothing_compared(plan: &AlignPlan, outcomes: &[Outcome]) -> Error {
+    let pairs = plan.steps.iter().zip(outcomes);
+    let mut failed = pairs.filter(|(_, o)| o.verdict == Verdict::Incomparable);
+    let count = failed.clone().count() as u64;
+    let first = failed.next();
+    Error::NothingCompared {
+        pairs: count,
+        key: first.map_or_else(|| plan.steps[0].key.clone(), |(s, _)| s.key.clone()),
+        reason: first
+            .and_then(|(_, o)| o.reason.as_ref())
+            .map(Reason::to_string)
+            .unwrap_or_default(),
+    }
+}
+
+fn judge_all(
+    left: &Side<'_>,
+    right: &Side<'_>,
+    plan: &AlignPlan,
+    ids: &TokenIds,
+    options: &Options,
+    progress: &(dyn Fn(usize, usize) + Sync),
+) -> Result<Vec<Outcome>, Error> {
+    let steps = &plan.steps;
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let threads = if options.threads == 0 {
+        cores
+    } else {
+        options.threads
+    };
+    let threads = threads.min(steps.len().div_ceil(CHUNK)).max(1);
+    let (next, done, failed) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
+    let work = || {
+        let mut mine = Vec::new();
+        while !failed.load(Ordering::Relaxed) {
+            let start = next.fetch_add(CHUNK, Ordering::Relaxed);
+            let Some(chunk) = steps.get(start..).filter(|rest| !rest.is_empty()) else {
+                break;
+            };
+            let chunk = &chunk[..chunk.len().min(CHUNK)];
+            for (i, step) in chunk.iter().enumerate() {
+                let outcome = judge_step(left, right, step, ids, options);
+                failed.fetch_or(outcome.is_err(), Ordering::Relaxed);
+                mine.push((start + i, outcome));
+            }
+            let so_far = done.fetch_add(chunk.len(), Ordering::Relaxed) + chunk.len();
+            progress(so_far, steps.len());
+        }
+        mine
+    };
+    let mut all = thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let mut all = work();
+        for other in others {
+            // A panic here is a panic there: the caller turns it into an error.
+            all.extend(
+                other
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            );
+        }
+        all
+    });
+    all.sort_by_key(|&(at, _)| at);
+    all.into_iter().map(|(_, outcome)| outcome).collect()
+}
+
+fn judge_step(
+    left: &Side<'_>,
+    right: &Side<'_>,
+    step: &Step,
+    ids: &TokenIds,
+    options: &Options,
+) -> Result<Outcome, Error> {
+    let (l, r) = match (step.left, step.right) {
+        (Some(l), Some(r)) => (l, r),
+        (None, _) => return Ok(Outcome::plain(Verdict::MissingLeft)),
+        _ => return Ok(Outcome::plain(Verdict::MissingRight)),
+    };
+    if let Some(from) = ids
+        .differs_from(step.key.request)
+        .filter(|&from| step.key.seq >= from)
+    {
+        return Ok(Outcome::incomparable(Reason::TokenIds { from }));
+    }
+    let (a, b) = (left.records.meta(l), right.records.meta(r));
+    if let Some(outcome) = by_metadata(a, b) {
+        return Ok(outcome);
+    }
+    let (x, y) = (left.records.elements(l)?, right.records.elements(r)?);
+    let (gates, _) = options.tolerance.gates(&a.stage, a.layer, [a.dtype, b.dtype]);
+    by_elements((a, &x), (b, &y), gates, options.nan_equal).map_err(|wrong| Error::Elements {
+        run: if wrong.left { left.name } else { right.name }.to_owned(),
+        key: step.key.clone(),
+        found: wrong.found,
+        expected: wrong.expected,
+    })
+}
+
+impl Comparison<'_> {
+    /// What it came to.
+    pub fn status(&self) -> Status {
+        if self.counts.diverged > 0 || !self.ids.differences.is_empty() {
+            Status::Diverged
+        } else if self.open().next().is_some() && !self.options.allow_incomplete {
+            Status::Error
+        } else {
+            Status::Ok
+        }
+    }
+
+    /// Steps that could not be compared and leave the question of a match open.
+    pub fn open(&self) -> impl Iterator<Item = usize> {
+        let outcomes = self.outcomes.iter().enumerate();
+        outcomes.filter_map(|(i, o)| {
+            o.reason
+                .as_ref()
+                .filter(|_| o.verdict == Verdict::Incomparable)
+                .and_then(|r| r.leaves_open().then_some(i))
+        })
+    }
+
+    /// The metadata of both sides of a step.
+    pub fn metas(&self, step: usize) -> (Option<&RecordMeta>, Option<&RecordMeta>) {
+        let step = &self.plan.steps[step];
+        (
+            step.left.map(|row| self.left.records.meta(row)),
+            step.right.map(|row| self.right.records.meta(row)),
+        )
+    }
+
+    /// The tolerance of a step that has both sides.
+    pub fn tolerance(&self, step: usize) -> Option<Applied> {
+        let (Some(a), Some(b)) = self.metas(step) else {
+            return None;
+        };
+        Some(
+            self.options
+                .tolerance
+                .applied(&a.stage, a.layer, [a.dtype, b.dtype]),
+        )
+    }
+
+    /// The key of a step.
+    pub fn key(&self, step: usize) -> &Key {
+        &self.plan.steps[step].key
+    }
+}
+
+/// What records there are, in a few words.
+pub fn describe(records: &dyn Records) -> String {
+    if records.is_empty() {
+        return "no record".into();
+    }
+    let metas = || (0..records.len()).map(|row| records.meta(row));
+    let range = |of: &dyn Fn(&RecordMeta) -> i64| {
+        let (low, high) = metas()
+            .map(of)
+            .fold((i64::MAX, i64::MIN), |(l, h), x| (l.min(x), h.max(x)));
+        if low == high {
+            low.to_string()
+        } else {
+            format!("{low} to {high}")
+        }
+    };
+    let stages: BTreeSet<&str> = metas().map(|m| m.stage.as_str()).collect();
+    let mut shown: Vec<&str> = stages.iter().copied().take(6).collect();
+    if stages.len() > shown.len() {
+        shown.push("…");
+    }
+    format!(
+        "seq {}, layer {}, stages {}",
+        range(&|m| m.seq),
+        range(&|m| m.layer.into()),
+        shown.join(" ")
+    )
+}

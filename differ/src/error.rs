@@ -1,0 +1,144 @@
+use crate::{
+    ids::{IdDifference, IdList},
+    plan::Key,
+    tolerance::ToleranceError,
+};
+use bitnet_trace_schema::StageError;
+use bitnet_trace_store::StoreError;
+use std::path::PathBuf;
+
+/// Why there is no verdict. Every one ends the program with exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A run or database could not be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The tolerance is unusable.
+    #[error(transparent)]
+    Tolerance(#[from] ToleranceError),
+    /// The user's stage file is unusable.
+    #[error(transparent)]
+    Stages(#[from] StageError),
+    /// A file could not be read or written.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was attempted.
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A run lacks records that its engine offered.
+    #[error(
+        "the run {run} is incomplete: {}; a fault may hide in what is missing. Record it again, or pass --allow-incomplete to compare what is there",
+        reasons.join("; ")
+    )]
+    Incomplete {
+        /// The run.
+        run: String,
+        /// Why, as sentences.
+        reasons: Vec<String>,
+    },
+    /// The engines were given different prompts.
+    #[error("{}", token_ids_message(left, right, difference))]
+    TokenIds {
+        /// The left run.
+        left: String,
+        /// The right run.
+        right: String,
+        /// The first difference.
+        difference: Box<IdDifference>,
+    },
+    /// A run has no record, or none that the filters take.
+    #[error("{run} has no record{}; {known}", if *filtered { " that the filters take" } else { "" })]
+    NoRecords {
+        /// The run.
+        run: String,
+        /// Whether filters were given.
+        filtered: bool,
+        /// What it has, in words.
+        known: String,
+    },
+    /// No record of one run belongs to one of the other.
+    #[error(
+        "{left} and {right} have no record in common: {left} has {left_has}, {right} has {right_has}; compare runs of the same prompt and stages"
+    )]
+    NothingInCommon {
+        /// The left run.
+        left: String,
+        /// The right run.
+        right: String,
+        /// What the left run has, in words.
+        left_has: String,
+        /// What the right run has, in words.
+        right_has: String,
+    },
+    /// Records belong together, and not one of them could be compared.
+    #[error("not one of {pairs} pairs of records could be compared; the first: {key}: {reason}")]
+    NothingCompared {
+        /// Pairs.
+        pairs: u64,
+        /// The first of them.
+        key: Key,
+        /// Why it could not be compared.
+        reason: String,
+    },
+    /// Elements that contradict their metadata.
+    #[error(
+        "{run}, {key}: the record has {found} elements where its shape has {expected}; the part is damaged, record the run anew"
+    )]
+    Elements {
+        /// The run.
+        run: String,
+        /// The record.
+        key: Key,
+        /// Elements found.
+        found: u64,
+        /// Elements of its shape.
+        expected: i64,
+    },
+}
+
+impl Error {
+    /// The error's name in JSON.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Store(_) => "store",
+            Self::Tolerance(_) => "tolerance",
+            Self::Stages(_) => "stages",
+            Self::Io { .. } => "io",
+            Self::Incomplete { .. } => "incomplete",
+            Self::TokenIds { .. } => "token_ids",
+            Self::NoRecords { .. } => "no_records",
+            Self::NothingInCommon { .. } => "nothing_in_common",
+            Self::NothingCompared { .. } => "nothing_compared",
+            Self::Elements { .. } => "damaged",
+        }
+    }
+}
+
+fn token_ids_message(left: &str, right: &str, d: &IdDifference) -> String {
+    let list = |ids| IdList {
+        ids,
+        from: d.ids_from,
+        mark: d.seq,
+    };
+    let request = if d.request == 0 {
+        String::new()
+    } else {
+        format!(" of request {}", d.request)
+    };
+    let width = left.chars().count().max(right.chars().count()) + 1;
+    let name = |name: &str| format!("{name}:{}", " ".repeat(width - 1 - name.chars().count()));
+    format!(
+        "the prompts{request} have different token ids, first at seq={}\n  {} {}\n  {} {}\n\
+         Tensors of different tokens cannot be compared. Check tokenizer, BOS and chat template, or feed both engines the same ids.",
+        d.seq,
+        name(left),
+        list(&d.left_ids),
+        name(right),
+        list(&d.right_ids),
+    )
+}

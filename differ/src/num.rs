@@ -1,0 +1,195 @@
+//! Numbers as people and JSON read them.
+//!
+//! JSON has no infinity and no NaN: a number that is not finite is the string `"inf"`, `"-inf"` or
+//! `"nan"`, and `null` means that there is no number at all.
+
+use serde::{Serialize, Serializer};
+
+/// Serialises an f64, with `"inf"`, `"-inf"` and `"nan"` for what JSON cannot hold.
+///
+/// # Errors
+/// The serializer's own.
+pub fn json<S: Serializer>(x: &f64, to: S) -> Result<S::Ok, S::Error> {
+    if x.is_finite() {
+        to.serialize_f64(*x)
+    } else if x.is_nan() {
+        to.serialize_str("nan")
+    } else {
+        to.serialize_str(if *x > 0.0 { "inf" } else { "-inf" })
+    }
+}
+
+/// Serialises an `Option<f64>` as [`json`] does, `None` as null.
+///
+/// # Errors
+/// The serializer's own.
+pub fn json_option<S: Serializer>(x: &Option<f64>, to: S) -> Result<S::Ok, S::Error> {
+    x.map(Num).serialize(to)
+}
+
+/// An f64 that serialises as [`json`] does.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Num(pub f64);
+
+impl Serialize for Num {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        json(&self.0, to)
+    }
+}
+
+/// An error or a threshold in scientific notation, two digits: `3.2e-2`, `1e-4`, `0`, `inf`.
+pub fn sci(x: f64) -> String {
+    sci_digits(x, 1)
+}
+
+/// [`sci`] of `x`, with as many digits as it takes to differ from `limit`.
+pub fn sci_beside(x: f64, limit: f64) -> String {
+    let shown = (1..=6).map(|digits| sci_digits(x, digits));
+    let limit_shown = |digits| sci_digits(limit, digits);
+    let mut last = sci(x);
+    for (text, digits) in shown.zip(1..) {
+        let differs = text != limit_shown(digits);
+        last = text;
+        if differs {
+            break;
+        }
+    }
+    last
+}
+
+fn sci_digits(x: f64, digits: usize) -> String {
+    if x == 0.0 {
+        return "0".into();
+    }
+    if !x.is_finite() {
+        return format!("{x}").to_lowercase();
+    }
+    let text = format!("{x:.digits$e}");
+    // 1.0e-4 is 1e-4
+    match text.split_once('e') {
+        Some((mantissa, exponent)) if mantissa.contains('.') => {
+            let mantissa = mantissa.trim_end_matches('0').trim_end_matches('.');
+            format!("{mantissa}e{exponent}")
+        }
+        _ => text,
+    }
+}
+
+/// A value with `digits` significant digits, plain where it is readable: `0.1234`, `17.03`, `3.2e-7`.
+pub fn sig(x: f64, digits: usize) -> String {
+    if x == 0.0 {
+        return "0".into();
+    }
+    if !x.is_finite() {
+        return format!("{x}").to_lowercase();
+    }
+    let magnitude = x.abs().log10().floor();
+    if !(-4.0..7.0).contains(&magnitude) {
+        return sci_digits(x, digits.saturating_sub(1));
+    }
+    let decimals = (digits as i64 - 1 - magnitude as i64).max(0) as usize;
+    format!("{x:.decimals$}")
+}
+
+/// A value that may be absent: [`sig`] or `-`.
+pub fn sig_option(x: Option<f64>, digits: usize) -> String {
+    x.map_or_else(|| "-".into(), |x| sig(x, digits))
+}
+
+/// A cosine similarity: seven decimals, and the distance from 1 where those would hide it.
+pub fn cosine(x: f64) -> String {
+    let text = format!("{x:.7}");
+    if x < 1.0 && text == "1.0000000" {
+        format!("1-{}", sci(1.0 - x))
+    } else {
+        text
+    }
+}
+
+/// A count with thousands separated: `12,345`.
+pub fn count(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (i, c) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i) % 3 == 0 {
+            out.push(',');
+        }
+        out.push(c);
+    }
+    out
+}
+
+/// `1 record`, `2 records`.
+pub fn plural(n: u64, what: &str) -> String {
+    format!("{} {what}{}", count(n), if n == 1 { "" } else { "s" })
+}
+
+/// Bytes in a readable unit: `512 B`, `1.5 MB`.
+pub fn bytes(n: u64) -> String {
+    let units = ["kB", "MB", "GB", "TB", "PB", "EB"];
+    let mut x = n as f64;
+    let mut unit = "B";
+    for next in units {
+        if x < 1000.0 {
+            break;
+        }
+        x /= 1000.0;
+        unit = next;
+    }
+    if unit == "B" {
+        format!("{n} B")
+    } else {
+        format!("{x:.1} {unit}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_read_as_people_write_them() {
+        assert_eq!(
+            (sci(1e-4).as_str(), sci(0.0321).as_str(), sci(0.0).as_str()),
+            ("1e-4", "3.2e-2", "0")
+        );
+        assert_eq!(
+            (sci(f64::INFINITY).as_str(), sci(f64::NAN).as_str()),
+            ("inf", "nan")
+        );
+        assert_eq!(
+            (sig(0.12345, 4).as_str(), sig(1703.2, 3).as_str()),
+            ("0.1235", "1703")
+        );
+        assert_eq!(
+            (sig(3.2e-7, 2).as_str(), sig(-0.5, 2).as_str()),
+            ("3.2e-7", "-0.50")
+        );
+        assert_eq!(
+            (cosine(1.0).as_str(), cosine(1.0 - 2e-9).as_str()),
+            ("1.0000000", "1-2e-9")
+        );
+        assert_eq!((count(12), count(1_234_567)), ("12".into(), "1,234,567".into()));
+        assert_eq!((bytes(999), bytes(1_500_000)), ("999 B".into(), "1.5 MB".into()));
+    }
+
+    #[test]
+    fn a_value_beside_its_limit_never_looks_equal_to_it() {
+        assert_eq!(sci_beside(1.04e-4, 1e-4), "1.04e-4");
+        assert_eq!(sci_beside(3.2e-2, 1e-4), "3.2e-2");
+    }
+
+    #[test]
+    fn json_keeps_what_is_not_finite_apart_from_what_is_absent() {
+        let text = |x: f64| serde_json::to_string(&Num(x)).expect("JSON");
+        assert_eq!(
+            [
+                text(0.5),
+                text(f64::INFINITY),
+                text(f64::NEG_INFINITY),
+                text(f64::NAN)
+            ],
+            ["0.5", "\"inf\"", "\"-inf\"", "\"nan\""]
+        );
+    }
+}

@@ -1,0 +1,148 @@
+//! Where records come from: a stored run, or memory.
+
+use bitnet_trace_schema::{DType, Manifest, RecordMeta};
+use bitnet_trace_store::{Filter, Row, Run, StoreError, TensorRef};
+
+/// The records of one run, or those of them that a filter takes.
+///
+/// Rows are numbered from 0, in any order: what follows from execution stands in their metadata.
+pub trait Records: Sync {
+    /// Number of records.
+    fn len(&self) -> usize;
+
+    /// Whether there is none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The scalar columns of record `row`.
+    fn meta(&self, row: usize) -> &RecordMeta;
+
+    /// The elements of record `row`.
+    ///
+    /// # Errors
+    /// [`StoreError`] where they are there and cannot be read.
+    fn elements(&self, row: usize) -> Result<Elements, StoreError>;
+}
+
+/// The elements of a record, row-major.
+#[derive(Debug, Clone)]
+pub enum Elements {
+    /// From a stored run; borrowed from its mapped part where that is possible.
+    Stored(TensorRef),
+    /// As f32, for the dtypes that f32 holds exactly.
+    Values(Vec<f32>),
+    /// Little-endian bytes of the dtypes that f32 does not hold exactly.
+    Raw(Vec<u8>),
+    /// Not recorded.
+    Absent,
+}
+
+impl Elements {
+    /// The elements as f32, for the dtypes that f32 holds exactly.
+    pub fn values(&self) -> Option<&[f32]> {
+        match self {
+            Self::Stored(tensor) => tensor.values(),
+            Self::Values(values) => Some(values),
+            Self::Raw(_) | Self::Absent => None,
+        }
+    }
+
+    /// The original bytes, for the other dtypes.
+    pub fn raw(&self) -> Option<&[u8]> {
+        match self {
+            Self::Stored(tensor) => tensor.raw(),
+            Self::Raw(bytes) => Some(bytes),
+            Self::Values(_) | Self::Absent => None,
+        }
+    }
+
+    /// The elements as f64, from either; none where they were not recorded or the bytes do not divide
+    /// into elements. 64-bit integers beyond 2⁵³ are rounded.
+    pub fn to_f64(&self, dtype: DType) -> Option<Vec<f64>> {
+        if let Some(values) = self.values() {
+            return Some(values.iter().map(|&x| f64::from(x)).collect());
+        }
+        let raw = self.raw()?;
+        match dtype {
+            DType::F64 => fixed(raw, f64::from_le_bytes),
+            DType::I64 => fixed(raw, |b| i64::from_le_bytes(b) as f64),
+            DType::I32 => fixed(raw, |b| f64::from(i32::from_le_bytes(b))),
+            _ => None,
+        }
+    }
+}
+
+fn fixed<const N: usize>(raw: &[u8], f: impl Fn([u8; N]) -> f64) -> Option<Vec<f64>> {
+    let (elements, rest) = raw.as_chunks::<N>();
+    rest.is_empty().then(|| elements.iter().map(|&b| f(b)).collect())
+}
+
+/// The records of a stored run that a filter takes.
+#[derive(Debug)]
+pub struct StoredRecords {
+    run: Run,
+    rows: Vec<Row>,
+}
+
+impl StoredRecords {
+    /// Reads the metadata of the records that `filter` takes.
+    ///
+    /// # Errors
+    /// [`StoreError`] where the run cannot be read.
+    pub fn new(run: Run, filter: &Filter) -> Result<Self, StoreError> {
+        let rows = run.records(filter)?;
+        Ok(Self { run, rows })
+    }
+
+    /// The run.
+    pub fn run(&self) -> &Run {
+        &self.run
+    }
+
+    /// The run as a side of a comparison.
+    pub fn side(&self) -> Side<'_> {
+        Side {
+            name: self.run.name(),
+            path: self.run.path().display().to_string(),
+            manifest: self.run.manifest(),
+            records: self,
+            incomplete: self
+                .run
+                .completeness()
+                .reasons()
+                .iter()
+                .map(|r| r.to_string())
+                .collect(),
+        }
+    }
+}
+
+impl Records for StoredRecords {
+    fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    fn meta(&self, row: usize) -> &RecordMeta {
+        &self.rows[row].meta
+    }
+
+    fn elements(&self, row: usize) -> Result<Elements, StoreError> {
+        self.run.tensor(&self.rows[row]).map(Elements::Stored)
+    }
+}
+
+/// One side of a comparison.
+#[derive(Clone)]
+pub struct Side<'a> {
+    /// The run's name.
+    pub name: &'a str,
+    /// Where it is, for people; empty for a run in memory.
+    pub path: String,
+    /// What is known of it beside its records.
+    pub manifest: &'a Manifest,
+    /// Its records.
+    pub records: &'a dyn Records,
+    /// Why it is incomplete, as sentences; empty for a complete run.
+    pub incomplete: Vec<String>,
+}

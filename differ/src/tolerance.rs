@@ -1,0 +1,491 @@
+//! How far two records may be apart and still match.
+//!
+//! A [`Tolerance`] is a list of rules; the last rule that matches a record gives its [`Gates`], all of
+//! which must hold. It is printed with every verdict that it gave. A tolerance file is TOML:
+//!
+//! ```toml
+//! [default]               # where no rule matches; without it, rel_l2 = 1e-4
+//! rel_l2 = 1e-4
+//!
+//! [[rule]]                # the last rule that matches replaces all gates of those before it
+//! stage = "attn_*"        # glob of the stage; leave a condition out to match all
+//! dtype = "F16"           # dtype of either side
+//! layer = "0-5"           # a layer, or a range of them
+//! rel_l2 = 1e-2           # |b - a| / |a|, Euclidean norms, a = left
+//! max_abs = 0.5           # largest |b - a| of an element
+//! max_rel = 0.1           # largest |b - a| / max(|a|, |b|) of an element
+//! cosine = 0.999          # smallest cosine similarity
+//!
+//! [[rule]]
+//! stage = "embeddings"
+//! exact = true            # every element equal in value
+//! ```
+
+use crate::{
+    metrics::Metrics,
+    num,
+    select::{Span, glob},
+};
+use bitnet_trace_schema::DType;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// The built-in largest relative L2: for F32 weights, about 100 times what two right engines differ by.
+pub const DEFAULT_REL_L2: f64 = 1e-4;
+
+/// Limits that must all hold. At least one is set.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+pub struct Gates {
+    /// Every element must be equal in value.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub exact: bool,
+    /// Largest [`Metrics::rel_l2`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rel_l2: Option<f64>,
+    /// Largest [`Metrics::max_abs`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_abs: Option<f64>,
+    /// Largest [`Metrics::max_rel`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_rel: Option<f64>,
+    /// Smallest [`Metrics::cosine`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cosine: Option<f64>,
+}
+
+/// A gate that does not hold: the measure's name, its value and the limit.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Broken {
+    /// `exact`, `rel_l2`, `max_abs`, `max_rel` or `cosine`.
+    pub gate: &'static str,
+    /// What was measured.
+    #[serde(serialize_with = "num::json")]
+    pub value: f64,
+    /// What was allowed.
+    #[serde(serialize_with = "num::json")]
+    pub limit: f64,
+}
+
+/// Why a tolerance cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ToleranceError {
+    /// Not TOML, or with a key or value that is not known. The message names the key and the line.
+    #[error("the tolerance file is not valid: {0}")]
+    Toml(#[from] toml::de::Error),
+    /// A limit that nothing, or everything, would satisfy.
+    #[error("{place}: {gate} = {value} is not a limit; it must be {range}")]
+    Value {
+        /// The table, or the flag.
+        place: String,
+        /// The gate.
+        gate: &'static str,
+        /// Its value.
+        value: f64,
+        /// What is allowed, in words.
+        range: &'static str,
+    },
+    /// A rule without a limit.
+    #[error("{0} sets no limit; give one of exact = true, rel_l2, max_abs, max_rel, cosine")]
+    NoGate(String),
+    /// A condition that is not one.
+    #[error("{place}: {message}")]
+    Condition {
+        /// The table.
+        place: String,
+        /// What is wrong.
+        message: String,
+    },
+}
+
+impl Gates {
+    /// Only [`Gates::rel_l2`].
+    pub fn rel_l2(limit: f64) -> Self {
+        Self {
+            rel_l2: Some(limit),
+            ..Self::default()
+        }
+    }
+
+    /// Checks that there is a limit, and that each one can be broken and kept.
+    ///
+    /// # Errors
+    /// [`ToleranceError::NoGate`] and [`ToleranceError::Value`]; `place` names the table or flag.
+    pub fn check(self, place: &str) -> Result<Self, ToleranceError> {
+        if self == Self::default() {
+            return Err(ToleranceError::NoGate(place.to_owned()));
+        }
+        let distances = [
+            ("rel_l2", self.rel_l2),
+            ("max_abs", self.max_abs),
+            ("max_rel", self.max_rel),
+        ];
+        let value = |gate, value, range| ToleranceError::Value {
+            place: place.to_owned(),
+            gate,
+            value,
+            range,
+        };
+        for (gate, limit) in distances {
+            if let Some(x) = limit.filter(|x| !x.is_finite() || *x < 0.0) {
+                return Err(value(gate, x, "a finite number, 0 or more"));
+            }
+        }
+        match self.cosine.filter(|x| !(-1.0..=1.0).contains(x)) {
+            Some(x) => Err(value("cosine", x, "from -1 to 1")),
+            None => Ok(self),
+        }
+    }
+
+    /// The gates that `m` does not pass. A measure that is NaN passes none.
+    pub fn broken(&self, m: &Metrics) -> Vec<Broken> {
+        let mut broken = Vec::new();
+        let mut gate = |gate, value: f64, limit: Option<f64>, holds: fn(f64, f64) -> bool| {
+            if let Some(limit) = limit.filter(|&limit| !holds(value, limit)) {
+                broken.push(Broken { gate, value, limit });
+            }
+        };
+        let at_most = |value, limit| value <= limit;
+        gate("rel_l2", m.rel_l2, self.rel_l2, at_most);
+        gate("max_abs", m.max_abs, self.max_abs, at_most);
+        gate("max_rel", m.max_rel, self.max_rel, at_most);
+        gate("cosine", m.cosine, self.cosine, |value, limit| value >= limit);
+        if self.exact && !m.equal {
+            broken.push(Broken {
+                gate: "exact",
+                value: m.max_abs,
+                limit: 0.0,
+            });
+        }
+        broken
+    }
+}
+
+impl fmt::Display for Gates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut parts = Vec::new();
+        if self.exact {
+            parts.push("exact".to_owned());
+        }
+        let distances = [
+            ("relative L2", self.rel_l2),
+            ("max |Δ|", self.max_abs),
+            ("max relative Δ", self.max_rel),
+        ];
+        for (name, limit) in distances {
+            if let Some(limit) = limit {
+                parts.push(format!("{name} <= {}", num::sci(limit)));
+            }
+        }
+        if let Some(limit) = self.cosine {
+            parts.push(format!("cosine >= {limit}"));
+        }
+        f.write_str(&parts.join(", "))
+    }
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let beside = num::sci_beside(self.value, self.limit);
+        let limit = num::sci(self.limit);
+        match self.gate {
+            "rel_l2" => write!(f, "relative L2 {beside} > {limit}"),
+            "max_abs" => write!(f, "max |Δ| {beside} > {limit}"),
+            "max_rel" => write!(f, "max relative Δ {beside} > {limit}"),
+            "cosine" => write!(f, "cosine {} < {}", num::cosine(self.value), self.limit),
+            _ => write!(f, "not exactly equal, max |Δ| {}", num::sci(self.value)),
+        }
+    }
+}
+
+/// Which gates hold for which records.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tolerance {
+    default: Gates,
+    default_source: String,
+    rules: Vec<Rule>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Rule {
+    stage: Option<String>,
+    dtype: Option<DType>,
+    layer: Option<Span>,
+    gates: Gates,
+    source: String,
+}
+
+/// The gates of one record, and where they come from.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Applied {
+    /// The gates.
+    #[serde(flatten)]
+    pub gates: Gates,
+    /// `default`, the flags, or the rule of the file.
+    pub source: String,
+    /// Both, as people read them.
+    pub text: String,
+}
+
+impl Default for Tolerance {
+    fn default() -> Self {
+        Self::all(Gates::rel_l2(DEFAULT_REL_L2), "default")
+    }
+}
+
+impl Tolerance {
+    /// The same gates for every record; `source` says where they come from.
+    pub fn all(gates: Gates, source: &str) -> Self {
+        Self {
+            default: gates,
+            default_source: source.to_owned(),
+            rules: Vec::new(),
+        }
+    }
+
+    /// Reads a tolerance file; `file` is its name in messages and verdicts.
+    ///
+    /// # Errors
+    /// [`ToleranceError`], one variant for each way the file can be unusable.
+    pub fn from_toml(text: &str, file: &str) -> Result<Self, ToleranceError> {
+        let parsed: File = toml::from_str(text)?;
+        let mut tolerance = Self::default();
+        if let Some(default) = parsed.default {
+            tolerance.default = default.gates().check("[default]")?;
+            tolerance.default_source = format!("[default] of {file}");
+        }
+        for (i, entry) in parsed.rule.into_iter().enumerate() {
+            let place = format!("[[rule]] number {}", i + 1);
+            let condition = |message: String| ToleranceError::Condition {
+                place: place.clone(),
+                message,
+            };
+            let dtype = entry.dtype.as_deref().map(str::parse::<DType>).transpose();
+            let layer = match &entry.layer {
+                None => None,
+                Some(Layer::Number(n)) => Some(Span::from(*n)),
+                Some(Layer::Text(t)) => Some(t.parse::<Span>().map_err(|e| condition(format!("layer {e}")))?),
+            };
+            tolerance.rules.push(Rule {
+                dtype: dtype.map_err(|e| condition(e.to_string()))?,
+                layer,
+                gates: entry.gates().check(&place)?,
+                source: format!("rule {} of {file}", i + 1),
+                stage: entry.stage,
+            });
+        }
+        Ok(tolerance)
+    }
+
+    /// The gates of a record; `dtypes` are those of its two sides.
+    pub fn gates(&self, stage: &str, layer: i32, dtypes: [DType; 2]) -> (&Gates, &str) {
+        let rule = self.rules.iter().rev().find(|r| {
+            r.stage.as_deref().is_none_or(|pattern| glob(pattern, stage))
+                && r.dtype.is_none_or(|d| dtypes.contains(&d))
+                && r.layer.is_none_or(|span| span.contains(layer.into()))
+        });
+        rule.map_or((&self.default, &self.default_source), |r| (&r.gates, &r.source))
+    }
+
+    /// [`Tolerance::gates`] as a value that stands on its own.
+    pub fn applied(&self, stage: &str, layer: i32, dtypes: [DType; 2]) -> Applied {
+        let (gates, source) = self.gates(stage, layer, dtypes);
+        Applied::new(*gates, source)
+    }
+
+    /// Whether this is the built-in tolerance.
+    pub fn is_builtin(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl Applied {
+    /// Gates and where they come from.
+    pub fn new(gates: Gates, source: &str) -> Self {
+        Self {
+            text: format!("{gates} ({source})"),
+            source: source.to_owned(),
+            gates,
+        }
+    }
+}
+
+impl fmt::Display for Tolerance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.default, self.default_source)?;
+        match self.rules.len() {
+            0 => Ok(()),
+            1 => f.write_str(" and 1 rule"),
+            n => write!(f, " and {n} rules"),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    default: Option<DefaultEntry>,
+    #[serde(default)]
+    rule: Vec<Entry>,
+}
+
+// Serde cannot flatten a struct and refuse unknown keys, so the gates stand in both.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DefaultEntry {
+    #[serde(default)]
+    exact: bool,
+    rel_l2: Option<f64>,
+    max_abs: Option<f64>,
+    max_rel: Option<f64>,
+    cosine: Option<f64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    stage: Option<String>,
+    dtype: Option<String>,
+    layer: Option<Layer>,
+    #[serde(default)]
+    exact: bool,
+    rel_l2: Option<f64>,
+    max_abs: Option<f64>,
+    max_rel: Option<f64>,
+    cosine: Option<f64>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Layer {
+    Number(i64),
+    Text(String),
+}
+
+impl DefaultEntry {
+    fn gates(&self) -> Gates {
+        Gates {
+            exact: self.exact,
+            rel_l2: self.rel_l2,
+            max_abs: self.max_abs,
+            max_rel: self.max_rel,
+            cosine: self.cosine,
+        }
+    }
+}
+
+impl Entry {
+    fn gates(&self) -> Gates {
+        Gates {
+            exact: self.exact,
+            rel_l2: self.rel_l2,
+            max_abs: self.max_abs,
+            max_rel: self.max_rel,
+            cosine: self.cosine,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::measure;
+
+    const F32: [DType; 2] = [DType::F32, DType::F32];
+
+    #[test]
+    fn the_default_prints_itself() {
+        assert_eq!(Tolerance::default().to_string(), "relative L2 <= 1e-4 (default)");
+        let applied = Tolerance::default().applied("q_proj", 0, F32);
+        assert_eq!(
+            serde_json::to_string(&applied).expect("JSON"),
+            r#"{"rel_l2":0.0001,"source":"default","text":"relative L2 <= 1e-4 (default)"}"#
+        );
+    }
+
+    #[test]
+    fn the_last_rule_that_matches_wins_and_replaces_all_gates() {
+        let t = Tolerance::from_toml(
+            "[default]\ncosine = 0.5\n[[rule]]\nstage = 'attn_*'\nmax_abs = 1\n\
+             [[rule]]\nstage = 'attn_out'\nlayer = '0-5'\nexact = true\n[[rule]]\ndtype = 'F16'\nrel_l2 = 0.5",
+            "t.toml",
+        )
+        .expect("valid");
+        let text = |stage, layer, dtypes| t.applied(stage, layer, dtypes).text;
+        assert_eq!(text("logits", -1, F32), "cosine >= 0.5 ([default] of t.toml)");
+        assert_eq!(text("attn_out", 6, F32), "max |Δ| <= 1e0 (rule 1 of t.toml)");
+        assert_eq!(text("attn_out", 5, F32), "exact (rule 2 of t.toml)");
+        assert_eq!(
+            text("attn_out", 5, [DType::F32, DType::F16]),
+            "relative L2 <= 5e-1 (rule 3 of t.toml)"
+        );
+    }
+
+    #[test]
+    fn all_gates_must_hold_and_a_wrong_scale_breaks_relative_l2_where_cosine_is_blind() {
+        let m = measure(&[1f32, 2.0], &[10f32, 20.0]).expect("same length");
+        let gates = Gates {
+            cosine: Some(0.999),
+            ..Gates::default()
+        };
+        assert!(gates.broken(&m).is_empty());
+        let gates = Gates {
+            rel_l2: Some(1e-4),
+            ..gates
+        };
+        assert_eq!(gates.broken(&m)[0].to_string(), "relative L2 9e0 > 1e-4");
+    }
+
+    #[test]
+    fn a_measure_that_is_nan_passes_no_gate() {
+        let mut m = measure(&[1f32], &[1f32]).expect("same length");
+        (m.rel_l2, m.max_abs, m.max_rel, m.cosine) = (f64::NAN, f64::NAN, f64::NAN, f64::NAN);
+        let all = Gates {
+            exact: false,
+            rel_l2: Some(1.0),
+            max_abs: Some(1.0),
+            max_rel: Some(1.0),
+            cosine: Some(-1.0),
+        };
+        assert_eq!(all.broken(&m).len(), 4);
+    }
+
+    #[test]
+    fn every_unusable_tolerance_file_has_its_own_error() {
+        let error = |text: &str| Tolerance::from_toml(text, "t.toml").expect_err("refused");
+        assert!(
+            error("[[rule]]\nstage='x'\nrel_l3 = 1")
+                .to_string()
+                .contains("rel_l3")
+        );
+        assert!(error("[defaults]\nexact = true").to_string().contains("defaults"));
+        assert!(matches!(error("[["), ToleranceError::Toml(_)));
+        for limit in [
+            "rel_l2 = -1",
+            "max_abs = nan",
+            "max_rel = inf",
+            "cosine = 1.5",
+            "cosine = nan",
+        ] {
+            assert!(
+                matches!(
+                    error(&format!("[default]\n{limit}")),
+                    ToleranceError::Value { .. }
+                ),
+                "{limit}"
+            );
+        }
+        assert!(matches!(error("[default]"), ToleranceError::NoGate(_)));
+        assert!(matches!(
+            error("[[rule]]\nstage = 'x'"),
+            ToleranceError::NoGate(_)
+        ));
+        assert!(matches!(
+            error("[[rule]]\ndtype = 'F31'\nexact = true"),
+            ToleranceError::Condition { .. }
+        ));
+        assert!(matches!(
+            error("[[rule]]\nlayer = '5-1'\nexact = true"),
+            ToleranceError::Condition { .. }
+        ));
+    }
+}
