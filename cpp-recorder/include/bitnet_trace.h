@@ -50,6 +50,9 @@ enum {
     BNT_ERR_PANIC = 5       /* a defect of the library */
 };
 
+/* Most dimensions of a tensor. */
+#define BNT_MAX_DIMS 16
+
 /* Element types of bnt_tensor.dtype. */
 enum {
     BNT_F32 = 0,
@@ -100,7 +103,7 @@ typedef struct bnt_tensor {
     const int64_t *shape; /* n_dims extents, outermost first (C order: the reverse of ggml's ne) */
     const int64_t *byte_strides; /* n_dims strides in bytes, multiples of the element's size, also 0 and
                                     negative; NULL: contiguous row-major */
-    int32_t n_dims;       /* 0 for a single element */
+    int32_t n_dims;       /* 0 (a single element) to BNT_MAX_DIMS */
     int32_t reserved;     /* 0 */
 } bnt_tensor;
 
@@ -114,9 +117,10 @@ typedef struct bnt_tap {
     int64_t seq;              /* position of the (first) token, from 0; without use where positions are given */
     const int64_t *positions; /* position of each token, or NULL: seq, seq + 1, ... */
     const int32_t *requests;  /* request of each token, or NULL: `request` for all */
-    size_t n_tokens;          /* entries of positions and requests: the extent of token_axis, or 1 */
+    size_t n_tokens;          /* entries of positions and requests, if there are any: the extent of token_axis, or
+                                 1; another number refuses the tensor */
     int32_t request;          /* which sequence of a batch; 0 where there is one */
-    int32_t token_axis;       /* axis of shape that counts tokens; -1: the tensor is one token's slice */
+    int32_t token_axis;       /* axis of shape that counts tokens; -1: the tensor is one token's slice (so set it: 0 is an axis) */
     int32_t causal_axis;      /* axis of shape that counts keys: the slice of position p keeps 0 .. p; -1: none */
     int32_t reserved;         /* 0 */
 } bnt_tap;
@@ -152,6 +156,9 @@ void bnt_tokens(bnt_recorder *recorder, int32_t request, int64_t first_seq, cons
 /* Records a tensor: BNT_OK (also when off), or BNT_DROPPED, BNT_ERR_ARGUMENT, BNT_ERR_PANIC, all of which
  * are counted in the manifest. Waits while the queue is full. */
 int bnt_record(bnt_recorder *recorder, const bnt_tap *tap, const bnt_tensor *tensor);
+
+/* Counts a tensor that the program could not hand over, under a reason in a few words. */
+void bnt_drop(bnt_recorder *recorder, const char *stage, int32_t layer, const char *reason);
 
 /* The model file. Its size and BLAKE3 are computed in the background. */
 int bnt_set_model(bnt_recorder *recorder, const char *path);

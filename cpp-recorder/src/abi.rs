@@ -1,0 +1,255 @@
+//! The structs of the C header, and how they become the recorder's own.
+
+use bitnet_trace::{AsTensor, DType, Tap, TensorError, TensorView};
+use std::borrow::Cow;
+use std::ffi::{CStr, c_char, c_int, c_void};
+
+/// `BNT_ABI_VERSION`.
+pub const VERSION: u32 = 1;
+/// `BNT_MAX_DIMS`.
+const MAX_DIMS: usize = 16;
+
+/// Return codes, without their prefix `BNT_` or `BNT_ERR_`.
+pub mod code {
+    use std::ffi::c_int;
+    pub const OK: c_int = 0;
+    pub const DROPPED: c_int = 1;
+    pub const ARGUMENT: c_int = 2;
+    pub const IO: c_int = 3;
+    pub const INCOMPLETE: c_int = 4;
+    pub const PANIC: c_int = 5;
+}
+
+#[repr(C)]
+pub struct bnt_error {
+    pub struct_size: u32,
+    pub code: i32,
+    pub message: [c_char; 500],
+}
+
+#[repr(C)]
+pub struct bnt_options {
+    pub struct_size: u32,
+    pub values: i32,
+    pub dir: *const c_char,
+    pub run: *const c_char,
+    pub engine: *const c_char,
+    pub engine_version: *const c_char,
+    pub queue_bytes: u64,
+}
+
+#[repr(C)]
+pub struct bnt_tensor {
+    pub struct_size: u32,
+    pub dtype: i32,
+    pub data: *const c_void,
+    pub data_size: usize,
+    pub byte_offset: usize,
+    pub shape: *const i64,
+    pub byte_strides: *const i64,
+    pub n_dims: i32,
+    pub reserved: i32,
+}
+
+#[repr(C)]
+pub struct bnt_tap {
+    pub struct_size: u32,
+    pub layer: i32,
+    pub stage: *const c_char,
+    pub name: *const c_char,
+    pub op: *const c_char,
+    pub seq: i64,
+    pub positions: *const i64,
+    pub requests: *const i32,
+    pub n_tokens: usize,
+    pub request: i32,
+    pub token_axis: i32,
+    pub causal_axis: i32,
+    pub reserved: i32,
+}
+
+/// What is wrong with an argument, or with the tensor it describes.
+#[derive(Debug)]
+pub enum Fault {
+    Null(&'static str),
+    Size {
+        of: &'static str,
+        given: u32,
+        least: usize,
+    },
+    Array(&'static str),
+    Tensor(TensorError),
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Fault::Null(of) => write!(f, "{of} is NULL"),
+            Fault::Size { of, given, least } => {
+                write!(
+                    f,
+                    "{of}.struct_size is {given}, below {least}: set it to sizeof({of})"
+                )
+            }
+            Fault::Array(of) => write!(f, "{of} has more entries than memory has addresses"),
+            Fault::Tensor(error) => error.fmt(f),
+        }
+    }
+}
+
+/// A struct whose first field is its size; one that is larger than ours belongs to a newer header.
+///
+/// # Safety
+/// `pointer` is NULL or points to a struct of the size that its `struct_size` tells.
+pub unsafe fn field<'a, T>(pointer: *const T, of: &'static str) -> Result<&'a T, Fault> {
+    if pointer.is_null() {
+        return Err(Fault::Null(of));
+    }
+    // SAFETY: every such struct begins with a u32, which tells that at least a T may be read
+    unsafe {
+        let given = *pointer.cast::<u32>();
+        if (given as usize) < size_of::<T>() {
+            let least = size_of::<T>();
+            return Err(Fault::Size { of, given, least });
+        }
+        Ok(&*pointer)
+    }
+}
+
+/// A C string; NULL is empty, and bytes that are not UTF-8 become U+FFFD.
+///
+/// # Safety
+/// `pointer` is NULL or a C string that lives as long as the result.
+pub unsafe fn text<'a>(pointer: *const c_char) -> Cow<'a, str> {
+    if pointer.is_null() {
+        return Cow::Borrowed("");
+    }
+    // SAFETY: the caller's promise
+    unsafe { CStr::from_ptr(pointer) }.to_string_lossy()
+}
+
+/// `n` entries; `None` for NULL.
+///
+/// # Safety
+/// `pointer` is NULL or points to `n` entries that live as long as the result.
+pub unsafe fn slice<'a, T>(pointer: *const T, n: usize) -> Result<Option<&'a [T]>, Fault> {
+    if pointer.is_null() {
+        return Ok(None);
+    }
+    if n.checked_mul(size_of::<T>())
+        .is_none_or(|bytes| isize::try_from(bytes).is_err())
+    {
+        return Err(Fault::Array("an array"));
+    }
+    // SAFETY: the caller's promise; the size fits, as was checked
+    Ok(Some(unsafe { std::slice::from_raw_parts(pointer, n) }))
+}
+
+/// Calls `f` with the recorder's form of a tap.
+///
+/// # Safety
+/// `tap` is NULL or points to a `bnt_tap` of the size that it tells, with strings and arrays as the header
+/// asks for.
+pub unsafe fn with_tap<R>(tap: *const bnt_tap, f: impl FnOnce(Tap<'_>) -> R) -> Result<R, Fault> {
+    // SAFETY: the caller's promise, for the struct, its strings and its arrays
+    let (tap, [stage, name, op], positions, requests) = unsafe {
+        let tap: &bnt_tap = field(tap, "bnt_tap")?;
+        (
+            tap,
+            [text(tap.stage), text(tap.name), text(tap.op)],
+            slice(tap.positions, tap.n_tokens)?,
+            slice(tap.requests, tap.n_tokens)?,
+        )
+    };
+    let mut out = Tap::new(&stage, tap.layer, tap.seq)
+        .name(&name)
+        .op(&op)
+        .request(tap.request);
+    if let Some(positions) = positions {
+        out = out.positions(positions);
+    }
+    if let Some(requests) = requests {
+        out = out.requests(requests);
+    }
+    if let Ok(axis) = usize::try_from(tap.token_axis) {
+        out = out.token_axis(axis);
+    }
+    if let Ok(axis) = usize::try_from(tap.causal_axis) {
+        out = out.causal_axis(axis);
+    }
+    Ok(f(out))
+}
+
+impl AsTensor for bnt_tensor {
+    fn with_view(&self, f: &mut dyn FnMut(TensorView<'_>)) -> Result<(), TensorError> {
+        let unreadable = |what: &str| TensorError::Unreadable(what.to_owned());
+        let dtype = usize::try_from(self.dtype)
+            .ok()
+            .and_then(|d| DType::ALL.get(d).copied());
+        let dtype = dtype.ok_or_else(|| TensorError::DType(format!("number {}", self.dtype)))?;
+        let size = dtype.size();
+        let dims = usize::try_from(self.n_dims).ok().filter(|&n| n <= MAX_DIMS);
+        let dims = dims.ok_or_else(|| unreadable("n_dims is not in 0 ... 16"))?;
+        // SAFETY: by the promise of `bnt_record`'s caller, the arrays hold n_dims entries and data holds
+        // data_size bytes, which nobody writes to meanwhile
+        let (extents, strides, data) = unsafe {
+            let fault = |fault: Fault| unreadable(&fault.to_string());
+            (
+                slice(self.shape, dims).map_err(fault)?,
+                slice(self.byte_strides, dims).map_err(fault)?,
+                slice(self.data.cast::<u8>(), self.data_size).map_err(fault)?,
+            )
+        };
+        let extents = match extents {
+            Some(extents) => extents,
+            None if dims == 0 => &[],
+            None => return Err(unreadable("shape is NULL")),
+        };
+        let data = match data {
+            Some(data) => data,
+            None if self.data_size == 0 => &[],
+            None => return Err(unreadable("data is NULL")),
+        };
+        let mut shape = [0usize; MAX_DIMS];
+        for (to, &extent) in shape.iter_mut().zip(extents) {
+            *to = usize::try_from(extent).map_err(|_| unreadable("an extent is below 0"))?;
+        }
+        if !self.byte_offset.is_multiple_of(size) {
+            return Err(unreadable("byte_offset is not a multiple of the element's size"));
+        }
+        let view = TensorView::new(dtype, &shape[..dims], data).offset(self.byte_offset / size);
+        let Some(byte_strides) = strides else {
+            f(view);
+            return Ok(());
+        };
+        let mut strides = [0isize; MAX_DIMS];
+        for (to, &stride) in strides.iter_mut().zip(byte_strides) {
+            if stride % size as i64 != 0 {
+                return Err(TensorError::ByteStride { stride, size });
+            }
+            *to = (stride / size as i64) as isize;
+        }
+        f(view.strides(&strides[..dims]));
+        Ok(())
+    }
+}
+
+/// Fills the caller's error struct, if there is one of the right size.
+///
+/// # Safety
+/// `error` is NULL or points to a struct of the size that its `struct_size` tells.
+pub unsafe fn report(error: *mut bnt_error, code: c_int, message: &str) {
+    // SAFETY: the caller's promise
+    if unsafe { field(error.cast_const(), "bnt_error") }.is_err() {
+        return;
+    }
+    // SAFETY: not NULL, and of this size, as was checked
+    let error = unsafe { &mut *error };
+    error.code = code;
+    let room = error.message.len() - 1;
+    let end = message.floor_char_boundary(room);
+    error.message.fill(0);
+    for (to, byte) in error.message.iter_mut().zip(message[..end].bytes()) {
+        *to = byte as c_char;
+    }
+}
