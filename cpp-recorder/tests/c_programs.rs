@@ -1,0 +1,230 @@
+//! Programs in C99 and C++17, built against the library with warnings as errors, and the runs they leave.
+
+#[path = "../../recorder/tests/common/mod.rs"]
+mod common;
+
+use bitnet_trace_schema::{DType, RunState};
+use common::{check_record, manifest, read};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+const WARNINGS: [&str; 4] = ["-Wall", "-Wextra", "-Wpedantic", "-Werror"];
+
+fn run(command: &mut Command) -> Output {
+    let shown = format!("{command:?}");
+    let output = command
+        .output()
+        .unwrap_or_else(|e| panic!("{shown}: {e}; is it installed?"));
+    assert!(
+        output.status.success(),
+        "{shown}: {}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output
+}
+
+/// The directory that holds the library, which Cargo does not build for an integration test by itself.
+fn library() -> &'static Path {
+    static DIR: OnceLock<PathBuf> = OnceLock::new();
+    DIR.get_or_init(|| {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "--quiet", "-p", "bitnet-trace-cpp", "--lib"]);
+        cargo.args(["--message-format", "json"]);
+        if !cfg!(debug_assertions) {
+            cargo.arg("--release");
+        }
+        let messages = String::from_utf8(run(&mut cargo).stdout).expect("JSON");
+        let end = messages.find("libbitnet_trace.a\"").expect("the static library");
+        let start = messages[..end].rfind('"').expect("its path");
+        PathBuf::from(&messages[start + 1..end])
+    })
+}
+
+/// Compiles `tests/c/<source>` with `compiler` into `dir`.
+fn compile(compiler: &str, standard: &str, source: &str, shared: bool, dir: &Path) -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let program = dir.join(source.replace('.', "_"));
+    let compiler = std::env::var_os(compiler.to_uppercase().replace("C++", "CXX")).unwrap_or(compiler.into());
+    let mut command = Command::new(compiler);
+    command
+        .arg(standard)
+        .args(WARNINGS)
+        .arg("-I")
+        .arg(root.join("include"));
+    command
+        .arg(root.join("tests/c").join(source))
+        .arg("-o")
+        .arg(&program);
+    if shared {
+        let path = library().display();
+        command
+            .arg(format!("-L{path}"))
+            .arg("-lbitnet_trace")
+            .arg(format!("-Wl,-rpath,{path}"));
+    } else {
+        command.arg(library().join("libbitnet_trace.a"));
+    }
+    run(command.args(["-lpthread", "-ldl", "-lm"]));
+    program
+}
+
+/// A program whose environment says nothing of tracing.
+fn program(path: &Path) -> Command {
+    let mut command = Command::new(path);
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("BITNET_TRACE_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+fn bytes(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|v| v.to_le_bytes()).collect()
+}
+
+#[test]
+fn a_c_program_records_and_every_misuse_is_answered_and_counted() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let abi = compile("cc", "-std=c99", "abi.c", false, dir.path());
+    let traces = dir.path().join("traces");
+    run(program(&abi).arg("run").arg(&traces));
+
+    let m = manifest(&traces.join("run=c"));
+    assert_eq!(m.state, RunState::Complete);
+    assert_eq!(
+        (m.engine.name.as_str(), m.engine.version.as_str()),
+        ("c-engine", "2")
+    );
+    assert_eq!(m.settings.threads, Some(1));
+    assert_eq!(
+        m.settings.extra.get("rope_base").map(String::as_str),
+        Some("10000")
+    );
+    assert_eq!(m.sequences[0].ids, [Some(504), None, Some(282)]);
+    let program = std::fs::read(&abi).expect("the program, which served as a model file");
+    let model = m.model.expect("a model");
+    assert_eq!(model.blake3, Some(blake3::hash(&program).to_hex().to_string()));
+    assert_eq!(model.bytes, Some(program.len() as u64));
+    assert_eq!(m.dropped.total, 18, "{:?}", m.dropped);
+    for reason in [
+        "bnt_tap is NULL",
+        "type Q8_1",
+        "dtype number 99",
+        "token axis outside the shape",
+    ] {
+        assert_eq!(
+            m.dropped.reasons.get(reason),
+            Some(&1),
+            "{reason}: {:?}",
+            m.dropped
+        );
+    }
+
+    let records = read(&traces.join("run=c"));
+    let keys: Vec<_> = records
+        .iter()
+        .map(|r| (r.meta.op_index, r.meta.seq, r.meta.request, r.meta.shape.clone()))
+        .collect();
+    assert_eq!(
+        keys,
+        [
+            (0, 5, 0, vec![4]),
+            (0, 6, 0, vec![4]),
+            (0, 7, 0, vec![4]),
+            (1, 7, 0, vec![4]),
+            (1, 3, 1, vec![4]),
+            (1, 3, 2, vec![4]),
+            (2, 5, 0, vec![3, 4]),
+            (3, 5, 0, vec![]),
+            (4, 5, 0, vec![1, 0]),
+        ]
+    );
+    for (record, row) in records.iter().zip([0.0f32, 4.0, 8.0, 0.0, 4.0, 8.0]) {
+        let values = [row, row + 1.0, row + 2.0, row + 3.0];
+        assert_eq!(record.values.as_deref(), Some(&values[..]));
+        check_record(record, &bytes(&values));
+    }
+    assert_eq!(
+        (records[0].meta.name.as_str(), records[0].meta.op.as_str()),
+        ("Qcur-2", "MUL_MAT")
+    );
+    let backwards: Vec<f32> = (0..12).rev().map(|x| x as f32).collect();
+    assert_eq!(records[6].values.as_ref(), Some(&backwards));
+    assert_eq!(records[6].meta.name, "\u{fffd}");
+    let all = bytes(&(0..12).map(|x| x as f32).collect::<Vec<_>>());
+    assert_eq!(
+        (records[7].meta.dtype, records[7].raw.as_deref()),
+        (DType::I64, Some(&all[1..9]))
+    );
+    assert_eq!(
+        (records[8].meta.dtype, records[8].values.as_deref()),
+        (DType::F16, Some(&[][..]))
+    );
+}
+
+#[test]
+fn a_cpp_program_records_from_several_threads_and_seals_itself() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let raii = compile("c++", "-std=c++17", "raii.cpp", false, dir.path());
+    let traces = dir.path().join("traces");
+    run(program(&raii).arg(&traces));
+    let records = read(&traces.join("run=cpp"));
+    assert_eq!(records.len(), 2 + 2 + 100);
+    let raw: Vec<u8> = [4.0f64, 5.0, 6.0].iter().flat_map(|x| x.to_le_bytes()).collect();
+    assert_eq!(records[1].raw.as_ref(), Some(&raw));
+    assert_eq!(
+        (
+            records[3].meta.seq,
+            records[3].meta.request,
+            records[3].raw.as_ref()
+        ),
+        (9, 1, Some(&raw))
+    );
+    for layer in 0..4 {
+        let of_layer = records[4..].iter().filter(|r| r.meta.layer == layer);
+        let seqs: Vec<i64> = of_layer.map(|r| r.meta.seq).collect();
+        assert_eq!(
+            seqs,
+            (0..25).collect::<Vec<_>>(),
+            "in the order of layer {layer}'s own thread"
+        );
+    }
+    let m = manifest(&traces.join("run=cpp"));
+    assert_eq!((m.state, m.dropped.total), (RunState::Complete, 2));
+}
+
+#[test]
+fn the_process_wide_recorder_is_sealed_at_exit_and_may_be_closed_before() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let abi = compile("cc", "-std=c99", "abi.c", true, dir.path());
+    for what in ["global", "closed-global"] {
+        let traces = dir.path().join(what);
+        run(program(&abi)
+            .arg(what)
+            .arg("-")
+            .env("BITNET_TRACE_DIR", &traces)
+            .env("BITNET_TRACE_RUN", "g"));
+        assert_eq!(manifest(&traces.join("run=g")).state, RunState::Complete);
+        assert_eq!(read(&traces.join("run=g")).len(), 1);
+    }
+}
+
+#[test]
+fn an_unwritable_directory_is_one_warning_and_the_engine_goes_on() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let abi = compile("cc", "-std=c99", "abi.c", false, dir.path());
+    let file = dir.path().join("file");
+    std::fs::write(&file, "").expect("a file");
+    let output = run(program(&abi)
+        .args(["off", "-"])
+        .env("BITNET_TRACE_DIR", file.join("traces")));
+    assert_eq!(output.stdout, b"the engine's output\n");
+    let warning = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        warning.contains("BITNET_TRACE_DIR") && warning.contains("writable"),
+        "{warning}"
+    );
+}
