@@ -1,7 +1,8 @@
 //! How far two tensors are apart: one pass over both, accumulated in f64.
 //!
 //! `a` is the left tensor, the reference, and `b` the right one. Elements that are not finite on either
-//! side stand outside of the sums and are counted; an infinity equals only the same infinity.
+//! side stand outside of the sums and are counted; an infinity equals only the same infinity. Where one side
+//! has what the other has not, relative L2 and cosine are NaN: no number describes such a distance.
 
 use crate::num;
 use serde::Serialize;
@@ -263,7 +264,9 @@ impl Total {
 
     fn finish(self, elements: usize, at: impl Fn(usize) -> (f64, f64)) -> Metrics {
         let (left_norm, right_norm, diff_norm) = (self.aa.sqrt(), self.bb.sqrt(), self.dd.sqrt());
-        let cosine = if self.dd == 0.0 {
+        let cosine = if self.mismatches > 0 {
+            f64::NAN
+        } else if self.dd == 0.0 {
             1.0
         } else if left_norm == 0.0 || right_norm == 0.0 {
             0.0
@@ -275,10 +278,10 @@ impl Total {
         Metrics {
             elements: elements as u64,
             equal: self.max_abs == 0.0 && self.nan_both == 0 && self.mismatches == 0,
-            rel_l2: if self.dd == 0.0 {
-                0.0
-            } else {
-                diff_norm / left_norm
+            rel_l2: match self.dd {
+                _ if self.mismatches > 0 => f64::NAN,
+                0.0 => 0.0,
+                _ => diff_norm / left_norm,
             },
             cosine,
             max_abs: self.max_abs,
@@ -366,7 +369,7 @@ mod tests {
             let odd: Vec<usize> = (0..a.len()).filter(|&i| odd(a[i], b[i])).collect();
             prop_assert_eq!(m.nonfinite_mismatches, odd.len() as u64);
             prop_assert_eq!(m.nonfinite_at, odd.first().map(|&i| i as u64));
-            prop_assert!(m.cosine.abs() <= 1.0 && m.rel_l2 >= 0.0);
+            prop_assert_eq!(m.cosine.abs() <= 1.0 && m.rel_l2 >= 0.0, odd.is_empty());
         }
     }
 
@@ -391,7 +394,7 @@ mod tests {
         let (inf, neg) = (f32::INFINITY, f32::NEG_INFINITY);
         let m = measure(&[inf, inf, 1.0], &[inf, neg, 1.0]).expect("same length");
         assert_eq!(
-            (m.nonfinite_mismatches, m.nonfinite_at, m.rel_l2),
+            (m.nonfinite_mismatches, m.nonfinite_at, m.max_abs),
             (1, Some(1), 0.0)
         );
         assert!(!m.equal);

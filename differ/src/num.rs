@@ -106,22 +106,9 @@ pub fn cosine(x: f64) -> String {
     }
 }
 
-/// A count with thousands separated: `12,345`.
-pub fn count(n: u64) -> String {
-    let digits = n.to_string();
-    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
-    for (i, c) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
-            out.push(',');
-        }
-        out.push(c);
-    }
-    out
-}
-
 /// `1 record`, `2 records`.
 pub fn plural(n: u64, what: &str) -> String {
-    format!("{} {what}{}", count(n), if n == 1 { "" } else { "s" })
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
 /// Bytes in a readable unit: `512 B`, `1.5 MB`.
@@ -169,7 +156,6 @@ mod tests {
             (cosine(1.0).as_str(), cosine(1.0 - 2e-9).as_str()),
             ("1.0000000", "1-2e-9")
         );
-        assert_eq!((count(12), count(1_234_567)), ("12".into(), "1,234,567".into()));
         assert_eq!((bytes(999), bytes(1_500_000)), ("999 B".into(), "1.5 MB".into()));
     }
 

@@ -1,0 +1,201 @@
+//! The first divergence: where it is, how large, and on what evidence.
+
+use crate::{
+    compare::{Comparison, Status},
+    inputs::{Inputs, inputs},
+    judge::Verdict,
+    metrics::Metrics,
+    origin::origins,
+    report::{Common, ReasonView, RecordView, Worst},
+    shape::position,
+    tolerance::{Applied, Gates},
+};
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// The stage name of a divergence in the token ids themselves.
+pub const TOKEN_ID: &str = "token_id";
+
+/// Where two runs first diverge, or that they match.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct FirstReport {
+    /// Status, counts, runs and notes.
+    #[serde(flatten)]
+    pub common: Common,
+    /// The first divergence.
+    pub first_divergence: Option<Divergence>,
+    /// Every place whose record diverged while its inputs are clean, by layer and stage in causal order.
+    pub origins: Vec<Origin>,
+    /// Diverged records whose inputs diverged already.
+    pub inherited: u64,
+    /// The match that is furthest apart.
+    pub worst_match: Option<Worst>,
+}
+
+/// A diverged record.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Divergence {
+    /// Request.
+    pub request: i32,
+    /// Token position.
+    pub seq: i64,
+    /// Layer.
+    pub layer: i32,
+    /// Stage; [`TOKEN_ID`] where the token ids themselves differ.
+    pub stage: String,
+    /// How many records of the same key came before.
+    pub visit: u32,
+    /// Why it is a divergence.
+    pub reason: ReasonView,
+    /// The distances, where values were read.
+    pub metrics: Option<Metrics>,
+    /// Multi-index of the largest absolute difference.
+    pub max_abs_index: Option<Vec<u64>>,
+    /// Multi-index of the first element that is not finite on one side.
+    pub nonfinite_index: Option<Vec<u64>>,
+    /// The tolerance that does not hold.
+    pub tolerance: Applied,
+    /// The left record.
+    pub left: SideView,
+    /// The right record.
+    pub right: SideView,
+    /// Its inputs.
+    pub inputs: Inputs,
+}
+
+/// What one side has at a divergence.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum SideView {
+    /// A record.
+    Record(RecordView),
+    /// A token id.
+    Token {
+        /// The id.
+        token_id: i32,
+    },
+}
+
+/// A layer and stage at which a divergence begins.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Origin {
+    /// Layer.
+    pub layer: i32,
+    /// Stage.
+    pub stage: String,
+    /// Request of the first record.
+    pub request: i32,
+    /// Position of the first record.
+    pub seq: i64,
+    /// Records of this layer and stage that are origins.
+    pub records: u64,
+    /// The one that is furthest apart.
+    pub worst: Option<Worst>,
+}
+
+impl FirstReport {
+    /// The report of a comparison.
+    pub fn of(comparison: &Comparison<'_>) -> Self {
+        let found = origins(&comparison.plan, &comparison.outcomes, comparison.graph);
+        let diverged = found.first().and_then(|&step| divergence(comparison, step));
+        let token = token_divergence(comparison);
+        let first_divergence = match (diverged, token) {
+            (Some(d), Some(t)) if (t.request, t.seq) < (d.request, d.seq) => Some(t),
+            (Some(d), _) => Some(d),
+            (None, t) => t,
+        };
+        let matches = || {
+            let outcomes = comparison.outcomes.iter().enumerate();
+            outcomes
+                .filter(|(_, o)| o.verdict == Verdict::Within)
+                .map(|(i, _)| i)
+        };
+        Self {
+            common: Common::of(comparison),
+            first_divergence,
+            inherited: comparison.counts.diverged - found.len() as u64,
+            origins: grouped(comparison, &found),
+            worst_match: Worst::of(comparison, matches()),
+        }
+    }
+
+    /// What it came to.
+    pub fn status(&self) -> Status {
+        self.common.status
+    }
+}
+
+fn divergence(comparison: &Comparison<'_>, step: usize) -> Option<Divergence> {
+    let key = comparison.key(step);
+    let outcome = &comparison.outcomes[step];
+    let (Some(left), Some(right)) = comparison.metas(step) else {
+        return None;
+    };
+    let metrics = outcome.metrics.clone();
+    let index = |at: Option<u64>| at.map(|at| position(left, right, at));
+    Some(Divergence {
+        request: key.request,
+        seq: key.seq,
+        layer: key.layer,
+        stage: key.stage.clone(),
+        visit: comparison.plan.steps[step].visit,
+        reason: ReasonView::from(outcome.reason.as_ref()?),
+        max_abs_index: index(metrics.as_ref().and_then(|m| m.max_abs_at)),
+        nonfinite_index: index(metrics.as_ref().and_then(|m| m.nonfinite_at)),
+        metrics,
+        tolerance: comparison.tolerance(step)?,
+        left: SideView::Record(RecordView::of(left)),
+        right: SideView::Record(RecordView::of(right)),
+        inputs: inputs(comparison, step),
+    })
+}
+
+/// The first difference of generated token ids, as a divergence.
+fn token_divergence(comparison: &Comparison<'_>) -> Option<Divergence> {
+    let d = comparison.ids.differences.first()?;
+    let message = format!("the token ids differ: {} against {}", d.left, d.right);
+    Some(Divergence {
+        request: d.request,
+        seq: d.seq,
+        layer: bitnet_trace_schema::LAYER_MODEL,
+        stage: TOKEN_ID.into(),
+        visit: 0,
+        reason: ReasonView {
+            kind: "token_ids",
+            message,
+        },
+        metrics: None,
+        max_abs_index: None,
+        nonfinite_index: None,
+        tolerance: Applied {
+            gates: Gates::default(),
+            source: "token ids".into(),
+            text: "token ids must be equal".into(),
+        },
+        left: SideView::Token { token_id: d.left },
+        right: SideView::Token { token_id: d.right },
+        inputs: Inputs::default(),
+    })
+}
+
+fn grouped(comparison: &Comparison<'_>, origins: &[usize]) -> Vec<Origin> {
+    let mut groups: BTreeMap<(i32, &str), Vec<usize>> = BTreeMap::new();
+    for &step in origins {
+        let key = comparison.key(step);
+        groups.entry((key.layer, &key.stage)).or_default().push(step);
+    }
+    let mut groups: Vec<Vec<usize>> = groups.into_values().collect();
+    groups.sort_by_key(|steps| steps[0]);
+    let origin = |steps: Vec<usize>| {
+        let first = comparison.key(steps[0]);
+        Origin {
+            layer: first.layer,
+            stage: first.stage.clone(),
+            request: first.request,
+            seq: first.seq,
+            records: steps.len() as u64,
+            worst: Worst::of(comparison, steps.into_iter()),
+        }
+    };
+    groups.into_iter().map(origin).collect()
+}

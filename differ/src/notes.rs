@@ -1,0 +1,133 @@
+//! What a reader of a verdict should know of the two runs.
+
+use crate::{compare::Comparison, num, report::Note};
+use bitnet_trace_schema::{Manifest, Model};
+
+/// Weight types whose products do not round the activations.
+const FLOAT_TYPES: [&str; 4] = ["F32", "F16", "BF16", "F64"];
+
+/// The notes, most important first.
+pub fn notes(comparison: &Comparison<'_>) -> Vec<Note> {
+    let (left, right) = (comparison.left, comparison.right);
+    let (a, b) = (left.manifest, right.manifest);
+    let mut notes = Vec::new();
+    let mut add = |kind, message| notes.push(Note { kind, message });
+    for side in [left, right] {
+        if let Some(fault) = &side.manifest.settings.fault {
+            add(
+                "fault",
+                format!("{} was recorded with a planted fault: {fault}", side.name),
+            );
+        }
+        if !side.incomplete.is_empty() {
+            add(
+                "incomplete",
+                format!("{} is incomplete: {}", side.name, side.incomplete.join("; ")),
+            );
+        }
+        if side.manifest.observation.positions_counted {
+            let message = format!(
+                "{}: positions were counted by the recorder, since the graph did not show them",
+                side.name
+            );
+            add("positions", message);
+        }
+        for sequence in side.manifest.sequences.iter().filter(|s| s.rewrites > 0) {
+            let times = num::plural(sequence.rewrites, "position");
+            add(
+                "rewrites",
+                format!(
+                    "{}: {times} of request {} were given another token id than before",
+                    side.name, sequence.request
+                ),
+            );
+        }
+    }
+    let ids = &comparison.ids;
+    match (ids.left_known, ids.right_known) {
+        (true, true) => {}
+        (false, false) => add(
+            "token_ids",
+            "neither run has token ids, so it is not known that both saw the same tokens".into(),
+        ),
+        (known_left, _) => {
+            let name = if known_left { right.name } else { left.name };
+            add(
+                "token_ids",
+                format!("{name} has no token ids, so it is not known that both runs saw the same tokens"),
+            );
+        }
+    }
+    for d in &ids.differences {
+        let message = format!(
+            "token ids differ from seq={} on ({} against {}): later positions were not compared",
+            d.seq, d.left, d.right
+        );
+        add("token_ids", message);
+    }
+    if let Some(message) = models(a, b) {
+        add("model", message);
+    }
+    let quantised = quantised(a.model.as_ref()).or_else(|| quantised(b.model.as_ref()));
+    if let Some(types) = quantised.filter(|_| comparison.options.tolerance.is_builtin()) {
+        let message = format!(
+            "the weights are quantised ({types}) and the default tolerance is for F32 weights: right engines differ here by about 1e-2"
+        );
+        add("quantised", message);
+    }
+    for (what, x, y) in settings(a, b) {
+        add(
+            "settings",
+            format!("{what}: {} {x}, {} {y}", left.name, right.name),
+        );
+    }
+    if a.engine == b.engine && a.run == b.run && left.path == right.path {
+        add("same_run", "both sides are the same run".into());
+    }
+    notes
+}
+
+fn models(a: &Manifest, b: &Manifest) -> Option<String> {
+    let (a, b) = (a.model.as_ref()?, b.model.as_ref()?);
+    match (&a.blake3, &b.blake3) {
+        (Some(x), Some(y)) if x != y => {
+            let short = |hash: &str| hash.chars().take(8).collect::<String>();
+            Some(format!(
+                "the model files differ: {}... ({}) and {}... ({})",
+                short(x),
+                a.path,
+                short(y),
+                b.path
+            ))
+        }
+        _ => None,
+    }
+}
+
+fn quantised(model: Option<&Model>) -> Option<String> {
+    let types = model?.weight_types.keys();
+    let quantised: Vec<&str> = types
+        .map(String::as_str)
+        .filter(|t| !FLOAT_TYPES.contains(t))
+        .collect();
+    (!quantised.is_empty()).then(|| quantised.join(", "))
+}
+
+/// Settings that change an engine's numbers and that both runs tell differently.
+fn settings(a: &Manifest, b: &Manifest) -> Vec<(&'static str, String, String)> {
+    let (a, b) = (&a.settings, &b.settings);
+    let mut found = Vec::new();
+    let mut compare = |what, x: Option<String>, y: Option<String>| {
+        if let (Some(x), Some(y)) = (x, y)
+            && x != y
+        {
+            found.push((what, x, y));
+        }
+    };
+    let text = |x: Option<u32>| x.map(|x| x.to_string());
+    let on = |x: Option<bool>| x.map(|x| if x { "on" } else { "off" }.to_owned());
+    compare("threads", text(a.threads), text(b.threads));
+    compare("KV cache type", a.kv_type.clone(), b.kv_type.clone());
+    compare("flash attention", on(a.flash_attention), on(b.flash_attention));
+    found
+}

@@ -1,0 +1,228 @@
+use super::{BAD, FAINT, GOOD, LISTED, STRONG, counted, engine, line, pad, paint, remarks, short, wrap};
+use crate::{
+    compare::Status,
+    first::{Divergence, FirstReport, SideView},
+    inputs::Inputs,
+    judge::Verdict,
+    num::{cosine, plural, sci, sig, sig_option},
+    report::Labels,
+};
+
+/// `first` as text. The first line of a divergence is `✗ First divergence at seq=S, layer=L, stage=STAGE`.
+pub fn first(report: &FirstReport, labels: &Labels) -> String {
+    let mut out = String::new();
+    match (&report.first_divergence, report.status()) {
+        (Some(d), _) => divergence(&mut out, report, d, labels),
+        (None, Status::Error) => {
+            let message = report
+                .common
+                .error
+                .as_ref()
+                .map(|e| e.message.clone())
+                .unwrap_or_default();
+            line(&mut out, paint(BAD, wrap("✗ no verdict: ", &message)));
+            line(
+                &mut out,
+                format!("  compared: {}", counted(&report.common.counts)),
+            );
+        }
+        (None, _) => matches(&mut out, report),
+    }
+    remarks(&mut out, &report.common, labels);
+    out
+}
+
+fn matches(out: &mut String, report: &FirstReport) {
+    let counts = &report.common.counts;
+    let compared = plural(counts.compared(), "record");
+    let verb = if counts.compared() == 1 {
+        "matches"
+    } else {
+        "match"
+    };
+    let how = match (counts.identical, counts.within) {
+        (_, 0) => "all identical".to_owned(),
+        (0, _) => format!("all within {}", report.common.tolerance),
+        (i, w) => format!("{i} identical, {w} within {}", report.common.tolerance),
+    };
+    line(out, format!("{} {compared} {verb}: {how}", paint(GOOD, "✓")));
+    if let Some(worst) = &report.worst_match {
+        line(
+            out,
+            format!(
+                "  furthest apart: {}, relative L2 {}",
+                worst.key,
+                sci(worst.rel_l2)
+            ),
+        );
+    }
+}
+
+fn divergence(out: &mut String, report: &FirstReport, d: &Divergence, labels: &Labels) {
+    let key = crate::plan::Key {
+        request: d.request,
+        seq: d.seq,
+        layer: d.layer,
+        stage: d.stage.clone(),
+    };
+    let visit = if d.visit > 0 {
+        format!(" (visit {})", d.visit + 1)
+    } else {
+        String::new()
+    };
+    line(
+        out,
+        format!(
+            "{} {}{visit}",
+            paint(BAD, "✗"),
+            paint(STRONG, format!("First divergence at {key}"))
+        ),
+    );
+    let runs = &report.common.runs;
+    let width = labels.left.chars().count().max(labels.right.chars().count());
+    for (label, view, run) in [
+        (&labels.left, &d.left, &runs.left),
+        (&labels.right, &d.right, &runs.right),
+    ] {
+        let engine = paint(FAINT, engine(run));
+        match view {
+            SideView::Record(r) => {
+                let head = pad(&format!("{label} blake3:"), width + 8);
+                let rms = sig_option(r.rms, 6);
+                line(
+                    out,
+                    format!("  {head} {}...  rms {rms}  {engine}", short(&r.blake3)),
+                );
+            }
+            SideView::Token { token_id } => {
+                let head = pad(&format!("{label} token id:"), width + 10);
+                line(out, format!("  {head} {token_id}  {engine}"));
+            }
+        }
+    }
+    measures(out, d);
+    evidence(out, &d.inputs);
+    line(out, "");
+    let counts = &report.common.counts;
+    line(
+        out,
+        format!(
+            "  {} compared: {}",
+            plural(counts.compared(), "record"),
+            counted(counts)
+        ),
+    );
+    if report.inherited > 0 {
+        let text = format!(
+            "{} of the diverged have inputs that had diverged already",
+            report.inherited
+        );
+        line(out, wrap("  ", &text));
+    }
+    origins(out, report);
+}
+
+fn measures(out: &mut String, d: &Divergence) {
+    let source = &d.tolerance.source;
+    let with_source = match d.reason.kind {
+        "tolerance" | "hash" => format!("{} ({source})", d.reason.message),
+        _ => d.reason.message.clone(),
+    };
+    let Some(m) = &d.metrics else {
+        line(out, wrap("  ", &with_source));
+        return;
+    };
+    let mut first = with_source;
+    if let Some(index) = &d.nonfinite_index {
+        first.push_str(&format!(", first at {index:?}"));
+    }
+    let told = |gate: &str| d.reason.kind == "tolerance" && d.reason.message.contains(gate);
+    if !told("relative L2") && m.rel_l2.is_finite() {
+        first.push_str(&format!(", relative L2 {}", sci(m.rel_l2)));
+    }
+    if !told("cosine") && m.cosine.is_finite() {
+        first.push_str(&format!(", cosine {}", cosine(m.cosine)));
+    }
+    line(out, wrap("  ", &first));
+    if let (Some(index), Some(left), Some(right)) = (&d.max_abs_index, m.max_abs_left, m.max_abs_right) {
+        let (size, left, right) = (sig(m.max_abs, 3), sig(left, 5), sig(right, 5));
+        line(
+            out,
+            format!("  max |Δ| {size} at {index:?}: {left} against {right}"),
+        );
+    }
+    if let (SideView::Record(l), SideView::Record(r)) = (&d.left, &d.right)
+        && l.dtype != r.dtype
+    {
+        line(
+            out,
+            format!("  dtype {} against {}: compared by value", l.dtype, r.dtype),
+        );
+    }
+}
+
+fn evidence(out: &mut String, inputs: &Inputs) {
+    let shown = inputs.compared.iter().take(LISTED).map(|i| {
+        let error = match (i.verdict, i.rel_l2) {
+            (Verdict::Identical, _) => "identical".to_owned(),
+            (_, Some(x)) => format!("relative L2 {}", sci(x)),
+            (_, None) => "compared by hash".to_owned(),
+        };
+        let layer = if i.layer < 0 {
+            String::new()
+        } else {
+            format!(" of layer {}", i.layer)
+        };
+        let records = if i.records > 1 {
+            format!(", worst of {} positions", i.records)
+        } else {
+            String::new()
+        };
+        format!("{}{layer} ({error}{records})", i.stage)
+    });
+    let shown: Vec<String> = shown.collect();
+    if !shown.is_empty() {
+        let clean = inputs.compared.iter().all(|i| i.verdict.is_match());
+        let word = if clean { "inputs clean: " } else { "inputs: " };
+        line(out, wrap(&format!("  {word}"), &shown.join(", ")));
+    }
+    if !inputs.not_compared.is_empty() {
+        let text = format!(
+            "not recorded on both sides: {}; the fault may be there already",
+            inputs.not_compared.join(", ")
+        );
+        line(out, wrap("  ", &text));
+    }
+}
+
+/// Origins beyond the first, a line for each layer and stage.
+fn origins(out: &mut String, report: &FirstReport) {
+    let groups = &report.origins;
+    if groups.len() < 2 && groups.iter().all(|g| g.records < 2) {
+        return;
+    }
+    let text = match groups.len() {
+        1 => "it begins at one place, inputs clean:".to_owned(),
+        n => format!("{n} independent origins, each with clean inputs:"),
+    };
+    line(out, format!("  {text}"));
+    for origin in groups.iter().take(LISTED) {
+        let positions = plural(origin.records, "record");
+        let worst = origin
+            .worst
+            .as_ref()
+            .map(|w| format!(", relative L2 up to {}", sci(w.rel_l2)))
+            .unwrap_or_default();
+        let place = format!("layer={}, stage={}", origin.layer, origin.stage);
+        line(
+            out,
+            format!("    {place}: {positions} from seq={}{worst}", origin.seq),
+        );
+    }
+    if groups.len() > LISTED {
+        line(
+            out,
+            format!("    … {} more (--format json has all)", groups.len() - LISTED),
+        );
+    }
+}

@@ -1,0 +1,150 @@
+//! Reports as text for people: at most about 80 columns, with ANSI styles that the writer may strip.
+
+mod compare;
+mod first;
+mod plan;
+mod query;
+mod runs;
+mod tokens;
+
+pub use compare::compare;
+pub use first::first;
+pub use plan::plan;
+pub use query::query;
+pub use runs::runs;
+pub use tokens::tokens;
+
+use crate::{
+    compare::Counts,
+    num::plural,
+    report::{Common, Labels, RunView},
+};
+use anstyle::{AnsiColor, Style};
+use std::fmt::Write;
+
+const GOOD: Style = AnsiColor::Green.on_default();
+const BAD: Style = AnsiColor::Red.on_default();
+const STRONG: Style = Style::new().bold();
+const FAINT: Style = Style::new().dimmed();
+
+/// Stages or reasons that are listed before an ellipsis.
+const LISTED: usize = 6;
+
+fn paint(style: Style, text: impl std::fmt::Display) -> String {
+    format!("{style}{text}{style:#}")
+}
+
+/// Adds a line; writing to a string cannot fail.
+fn line(out: &mut String, text: impl std::fmt::Display) {
+    let _ = writeln!(out, "{text}");
+}
+
+/// The first digits of a hash.
+fn short(hash: &str) -> String {
+    hash.chars().take(8).collect()
+}
+
+/// A run's engine, in brackets.
+fn engine(run: &RunView) -> String {
+    match run.engine.as_str() {
+        "" => String::new(),
+        name => format!("({name})"),
+    }
+}
+
+/// Pads to `width` characters (`{:width$}` counts them as well, but not in styled text).
+fn pad(text: &str, width: usize) -> String {
+    format!("{text}{}", " ".repeat(width.saturating_sub(text.chars().count())))
+}
+
+/// Wraps a text at about 80 columns; lines after the first are indented.
+fn wrap(prefix: &str, text: &str) -> String {
+    let mut out = String::from(prefix);
+    let mut width = prefix.chars().count();
+    for (i, word) in text.split(' ').enumerate() {
+        let length = word.chars().count();
+        if i > 0 && width + 1 + length > 80 {
+            out.push_str("\n    ");
+            width = 4;
+        } else if i > 0 {
+            out.push(' ');
+            width += 1;
+        }
+        out.push_str(word);
+        width += length;
+    }
+    out
+}
+
+fn counted(counts: &Counts) -> String {
+    let all = [
+        (counts.identical, "identical"),
+        (counts.within, "within"),
+        (counts.diverged, "diverged"),
+    ];
+    let some = all.iter().filter(|(n, _)| *n > 0);
+    some.map(|(n, what)| format!("{n} {what}"))
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+/// What was not compared, and the notes.
+fn remarks(out: &mut String, common: &Common, labels: &Labels) {
+    let sides = [
+        (&labels.left, common.counts.missing_right),
+        (&labels.right, common.counts.missing_left),
+    ];
+    for (i, (label, total)) in sides.into_iter().enumerate() {
+        if total == 0 {
+            continue;
+        }
+        let of_side = |m: &crate::report::MissingStage| if i == 0 { m.right } else { m.left };
+        let stages: Vec<_> = common.missing.iter().filter(|m| of_side(m) > 0).collect();
+        let mut shown: Vec<String> = stages
+            .iter()
+            .take(LISTED)
+            .map(|m| format!("{} {}", m.stage, of_side(m)))
+            .collect();
+        if stages.len() > LISTED {
+            shown.push("…".into());
+        }
+        let text = format!(
+            "only in {label}: {} ({})",
+            plural(total, "record"),
+            shown.join(", ")
+        );
+        line(out, wrap("  ", &text));
+    }
+    let extra: u64 = common.missing.iter().map(|m| m.extra_visits).sum();
+    if extra > 0 {
+        let text = format!("of these, {extra} are further visits of keys that both runs have");
+        line(out, wrap("  ", &text));
+    }
+    for group in &common.incomparable {
+        let count = plural(group.count, "record");
+        let text = format!("not compared: {count}, first {}: {}", group.first, group.message);
+        line(out, wrap("  ", &text));
+    }
+    if common.identical_with_nan > 0 {
+        let count = plural(common.identical_with_nan, "record");
+        line(
+            out,
+            format!("  note: {count} hold NaN, the same bytes on both sides"),
+        );
+    }
+    for note in &common.notes {
+        line(out, wrap("  note: ", &note.message));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_texts_are_wrapped_at_80_columns() {
+        let text = wrap("  note: ", &"word ".repeat(40));
+        assert!(text.lines().all(|l| l.chars().count() <= 80), "{text}");
+        assert!(text.lines().skip(1).all(|l| l.starts_with("    w")), "{text}");
+    }
+}

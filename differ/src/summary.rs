@@ -1,0 +1,176 @@
+//! Two runs in full: every stage, and how the error grows over the layers.
+
+use crate::{
+    compare::{Comparison, Counts, Status},
+    first::FirstReport,
+    num,
+    report::{Common, Worst},
+};
+use bitnet_trace_schema::StageScope;
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// The stage whose error is shown over the layers, where it was compared.
+const RESIDUAL: &str = "layer_out";
+
+/// What `compare` tells.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct CompareReport {
+    /// Status, counts, runs and notes.
+    #[serde(flatten)]
+    pub common: Common,
+    /// Where the runs first diverge, in brief; `first` tells more.
+    pub first_divergence: Option<Place>,
+    /// Every stage that either run recorded, in causal order.
+    pub stages: Vec<StageSummary>,
+    /// The stage of `growth`.
+    pub growth_stage: Option<String>,
+    /// The error of one stage over the layers.
+    pub growth: Vec<LayerError>,
+}
+
+/// A place of the model and token.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Place {
+    /// Request.
+    pub request: i32,
+    /// Token position.
+    pub seq: i64,
+    /// Layer.
+    pub layer: i32,
+    /// Stage.
+    pub stage: String,
+}
+
+/// All records of one stage.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StageSummary {
+    /// The stage.
+    pub stage: String,
+    /// Verdicts, counted.
+    pub counts: Counts,
+    /// Median relative L2 of what was compared; identical records count as 0.
+    #[serde(serialize_with = "num::json_option")]
+    pub median_rel_l2: Option<f64>,
+    /// Largest relative L2.
+    #[serde(serialize_with = "num::json_option")]
+    pub max_rel_l2: Option<f64>,
+    /// The record that is furthest apart.
+    pub worst: Option<Worst>,
+}
+
+/// The error of a stage in one layer.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct LayerError {
+    /// The layer.
+    pub layer: i32,
+    /// Records that were compared.
+    pub records: u64,
+    /// Median relative L2 of them.
+    #[serde(serialize_with = "num::json")]
+    pub median_rel_l2: f64,
+    /// Largest relative L2 of them.
+    #[serde(serialize_with = "num::json")]
+    pub max_rel_l2: f64,
+}
+
+impl CompareReport {
+    /// The report of a comparison.
+    pub fn of(comparison: &Comparison<'_>) -> Self {
+        let first = FirstReport::of(comparison);
+        let growth_stage = growth_stage(comparison);
+        Self {
+            first_divergence: first.first_divergence.map(|d| Place {
+                request: d.request,
+                seq: d.seq,
+                layer: d.layer,
+                stage: d.stage,
+            }),
+            common: first.common,
+            stages: stages(comparison),
+            growth: growth_stage
+                .as_deref()
+                .map(|s| growth(comparison, s))
+                .unwrap_or_default(),
+            growth_stage,
+        }
+    }
+
+    /// What it came to.
+    pub fn status(&self) -> Status {
+        self.common.status
+    }
+}
+
+fn stages(comparison: &Comparison<'_>) -> Vec<StageSummary> {
+    let mut by_stage: BTreeMap<(usize, &str), Vec<usize>> = BTreeMap::new();
+    for (i, step) in comparison.plan.steps.iter().enumerate() {
+        let stage = step.key.stage.as_str();
+        let rank = comparison.graph.rank(stage).unwrap_or(usize::MAX);
+        by_stage.entry((rank, stage)).or_default().push(i);
+    }
+    let summary = |((_, stage), steps): ((usize, &str), Vec<usize>)| {
+        let mut counts = Counts::default();
+        steps
+            .iter()
+            .for_each(|&i| counts.add(comparison.outcomes[i].verdict));
+        let errors = errors(comparison, &steps);
+        StageSummary {
+            stage: stage.to_owned(),
+            counts,
+            median_rel_l2: median(&errors),
+            max_rel_l2: errors.last().copied(),
+            worst: Worst::of(comparison, steps.into_iter()),
+        }
+    };
+    by_stage.into_iter().map(summary).collect()
+}
+
+/// Relative L2 of the compared steps, sorted.
+fn errors(comparison: &Comparison<'_>, steps: &[usize]) -> Vec<f64> {
+    let mut errors: Vec<f64> = steps
+        .iter()
+        .filter_map(|&i| comparison.outcomes[i].rel_l2())
+        .collect();
+    errors.sort_by(f64::total_cmp);
+    errors
+}
+
+/// The median of sorted numbers: of an even count, the upper one of the two in the middle.
+fn median(sorted: &[f64]) -> Option<f64> {
+    sorted.get(sorted.len() / 2).copied()
+}
+
+/// The residual stream, or else the last stage of the layers that was compared.
+fn growth_stage(comparison: &Comparison<'_>) -> Option<String> {
+    let compared = |name: &str| {
+        let steps = comparison.plan.steps.iter().zip(&comparison.outcomes);
+        let mut of_stage = steps.filter(|(s, _)| s.key.stage == name && s.key.layer >= 0);
+        of_stage.any(|(_, o)| o.verdict.is_compared())
+    };
+    let stages = comparison.graph.stages().iter().rev();
+    let of_layers = stages
+        .filter(|s| s.scope == StageScope::Layer)
+        .map(|s| s.name.as_str());
+    let mut candidates = std::iter::once(RESIDUAL).chain(of_layers);
+    candidates.find(|name| compared(name)).map(str::to_owned)
+}
+
+fn growth(comparison: &Comparison<'_>, stage: &str) -> Vec<LayerError> {
+    let mut layers: BTreeMap<i32, Vec<usize>> = BTreeMap::new();
+    for (i, step) in comparison.plan.steps.iter().enumerate() {
+        if step.key.stage == stage && step.key.layer >= 0 {
+            layers.entry(step.key.layer).or_default().push(i);
+        }
+    }
+    let of_layer = |(layer, steps): (i32, Vec<usize>)| {
+        let errors = errors(comparison, &steps);
+        Some(LayerError {
+            layer,
+            records: errors.len() as u64,
+            median_rel_l2: median(&errors)?,
+            max_rel_l2: *errors.last()?,
+        })
+    };
+    layers.into_iter().filter_map(of_layer).collect()
+}
