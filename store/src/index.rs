@@ -8,6 +8,7 @@ use crate::StoreError;
 use bitnet_trace_schema::{INDEX_DDL, run_dir};
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -135,8 +136,11 @@ fn pragma(sql: &Connection, name: &str) -> rusqlite::Result<i64> {
     sql.pragma_query_value(None, name, |row| row.get(0))
 }
 
-/// Type, name and SQL of everything that the schema holds.
-fn objects(sql: &Connection) -> rusqlite::Result<Vec<(String, String, String)>> {
+/// Type, name and SQL of tables, indexes and the like.
+type Objects = Vec<(String, String, String)>;
+
+/// Everything that the schema holds.
+fn objects(sql: &Connection) -> rusqlite::Result<Objects> {
     let mut statement =
         sql.prepare("SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY type, name")?;
     let rows = statement.query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?;
@@ -148,9 +152,13 @@ fn is_ours(sql: &Connection) -> rusqlite::Result<bool> {
     if pragma(sql, "user_version")? != VERSION || pragma(sql, "application_id")? != APPLICATION_ID {
         return Ok(false);
     }
-    let model = Connection::open_in_memory()?;
-    model.execute_batch(INDEX_DDL)?;
-    Ok(objects(sql)? == objects(&model)?)
+    static OURS: OnceLock<Objects> = OnceLock::new();
+    if OURS.get().is_none() {
+        let model = Connection::open_in_memory()?;
+        model.execute_batch(INDEX_DDL)?;
+        let _ = OURS.set(objects(&model)?); // or another thread has just set the same
+    }
+    Ok(OURS.get() == Some(&objects(sql)?))
 }
 
 /// Makes our tables in place of what another version left.

@@ -12,6 +12,7 @@ use bitnet_trace_schema::columns::{KEY_FORMAT_VERSION, KEY_RUN};
 use bitnet_trace_schema::{FORMAT_VERSION, RecordMeta};
 use bytes::Bytes;
 use memmap2::Mmap;
+use parquet::arrow::arrow_reader::ArrowReaderMetadata;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 use std::fs::File;
@@ -68,6 +69,7 @@ pub(crate) struct Place {
 pub(crate) struct Part<'a> {
     map: &'a PartMap,
     meta: Arc<ParquetMetaData>,
+    arrow: ArrowReaderMetadata,
 }
 
 /// More rows in a byte of file than any writer of records reaches: a row has 21 columns, one of them a
@@ -82,10 +84,9 @@ impl<'a> Part<'a> {
         let meta = guarded(path, || ParquetMetaDataReader::decode_metadata(&footer))?;
         check_keys(path, &meta, expected_run)?;
         check_places(path, &meta, footer_at, map.bytes.len() as u64)?;
-        let part = Self {
-            map,
-            meta: Arc::new(meta),
-        };
+        let meta = Arc::new(meta);
+        let arrow = scalars::metadata(path, &meta)?;
+        let part = Self { map, meta, arrow };
         scalars::check_types(&part)?;
         values::check_type(&part)?;
         Ok(part)

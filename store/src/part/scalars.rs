@@ -12,6 +12,8 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
 };
+use parquet::file::metadata::ParquetMetaData;
+use std::path::Path;
 use std::sync::Arc;
 
 /// Rows decoded at a time.
@@ -25,21 +27,18 @@ const MAX_DIMS: u64 = 64;
 
 /// The part's columns as arrow sees them, with text and bytes as views: views of a dictionary page share
 /// its bytes, so that a small page cannot unfold into gigabytes of repeated text.
-fn metadata(part: &Part<'_>) -> Result<ArrowReaderMetadata, StoreError> {
-    guarded(&part.map.path, || {
+pub(super) fn metadata(path: &Path, meta: &Arc<ParquetMetaData>) -> Result<ArrowReaderMetadata, StoreError> {
+    guarded(path, || {
         // The footer's ARROW:schema is not needed, and would be one more thing to distrust.
         let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
-        let plain = ArrowReaderMetadata::try_new(Arc::clone(&part.meta), options)?;
+        let plain = ArrowReaderMetadata::try_new(Arc::clone(meta), options)?;
         let views = plain.schema().fields().iter().map(|f| match f.data_type() {
             DataType::Utf8 => Field::new(f.name(), DataType::Utf8View, f.is_nullable()),
             DataType::Binary => Field::new(f.name(), DataType::BinaryView, f.is_nullable()),
             _ => f.as_ref().clone(),
         });
         let schema = Arc::new(Schema::new(views.collect::<Vec<_>>()));
-        ArrowReaderMetadata::try_new(
-            Arc::clone(&part.meta),
-            ArrowReaderOptions::new().with_schema(schema),
-        )
+        ArrowReaderMetadata::try_new(Arc::clone(meta), ArrowReaderOptions::new().with_schema(schema))
     })
 }
 
@@ -53,7 +52,7 @@ fn column_error(part: &Part<'_>, column: &str, problem: impl Into<String>) -> St
 
 /// Every column of the format is there and has its type. Other columns are let be.
 pub(super) fn check_types(part: &Part<'_>) -> Result<(), StoreError> {
-    let metadata = metadata(part)?;
+    let metadata = &part.arrow;
     for wanted in scalar_fields() {
         let name = wanted.name();
         let Ok(found) = metadata.schema().field_with_name(name) else {
@@ -80,7 +79,7 @@ fn reader(
     batch: usize,
     rows: Option<(usize, usize)>,
 ) -> Result<ParquetRecordBatchReader, StoreError> {
-    let metadata = metadata(part)?;
+    let metadata = &part.arrow;
     guarded(&part.map.path, || {
         let fields = metadata.schema().fields().iter().enumerate();
         let roots = fields.filter(|(_, f)| keep(f.name())).map(|(i, _)| i);
