@@ -20,8 +20,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// A part's file, mapped.
-#[derive(Debug)]
+/// A part's file, mapped. A clone shares the map.
+#[derive(Debug, Clone)]
 pub(crate) struct PartMap {
     pub(crate) path: PathBuf,
     /// All of the file. Slices of it keep the map alive.
@@ -66,8 +66,8 @@ pub(crate) struct Place {
 
 /// A part with its footer read and checked.
 #[derive(Debug)]
-pub(crate) struct Part<'a> {
-    map: &'a PartMap,
+pub(crate) struct Part {
+    map: PartMap,
     meta: Arc<ParquetMetaData>,
     arrow: ArrowReaderMetadata,
 }
@@ -76,11 +76,11 @@ pub(crate) struct Part<'a> {
 /// hash. It keeps a small file from claiming billions of rows.
 const MAX_ROWS_PER_BYTE: u64 = 8;
 
-impl<'a> Part<'a> {
+impl Part {
     /// Reads the footer and checks it: version, run (`expected_run`), rows, and the place of every chunk.
-    pub(crate) fn read(map: &'a PartMap, expected_run: &str) -> Result<Self, StoreError> {
+    pub(crate) fn read(map: PartMap, expected_run: &str) -> Result<Self, StoreError> {
         let path = &map.path;
-        let (footer, footer_at) = footer::bytes(map)?;
+        let (footer, footer_at) = footer::bytes(&map)?;
         let meta = guarded(path, || ParquetMetaDataReader::decode_metadata(&footer))?;
         check_keys(path, &meta, expected_run)?;
         check_places(path, &meta, footer_at, map.bytes.len() as u64)?;

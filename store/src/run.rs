@@ -27,6 +27,8 @@ pub struct Run {
 struct OpenPart {
     stat: PartStat,
     map: OnceLock<PartMap>,
+    /// Its footer, read when original bytes are first asked for.
+    part: OnceLock<Part>,
 }
 
 impl Run {
@@ -92,15 +94,7 @@ impl Run {
             parts: files
                 .parts
                 .into_iter()
-                .map(|(number, stat)| {
-                    (
-                        number,
-                        OpenPart {
-                            stat,
-                            map: OnceLock::new(),
-                        },
-                    )
-                })
+                .map(|(number, stat)| (number, OpenPart::new(stat)))
                 .collect(),
             index: Mutex::new(index),
         })
@@ -164,17 +158,18 @@ impl Run {
         if !row.has_elements() {
             return Ok(TensorRef::stats_only(row.meta.dtype));
         }
-        let map = self.parts.get(&row.part).ok_or_else(foreign)?.map(&self.path)?;
+        let open = self.parts.get(&row.part).ok_or_else(foreign)?;
         if let (Some(offset), Some(count)) = (row.values_offset, row.values_count) {
             // Neither the index nor the caller is believed.
             let end = count.checked_mul(4).and_then(|n| n.checked_add(offset));
+            let map = open.map(&self.path)?;
             let end = end
                 .filter(|&end| end <= map.bytes.len() as u64)
                 .ok_or_else(foreign)?;
             let bytes = map.bytes.slice(offset as usize..end as usize);
             return Ok(TensorRef::of_values(row.meta.dtype, bytes));
         }
-        let raw = Part::read(map, &self.manifest.run)?.raw(row.part_row)?;
+        let raw = open.part(self)?.raw(row.part_row)?;
         let raw = raw
             .filter(|r| Some(r.len() as u64) == row.raw_bytes)
             .ok_or_else(foreign)?;
@@ -183,6 +178,22 @@ impl Run {
 }
 
 impl OpenPart {
+    fn new(stat: PartStat) -> Self {
+        Self {
+            stat,
+            map: OnceLock::new(),
+            part: OnceLock::new(),
+        }
+    }
+
+    fn part(&self, run: &Run) -> Result<&Part, StoreError> {
+        if let Some(part) = self.part.get() {
+            return Ok(part);
+        }
+        let part = Part::read(self.map(&run.path)?.clone(), &run.manifest.run)?;
+        Ok(self.part.get_or_init(|| part))
+    }
+
     fn map(&self, run: &Path) -> Result<&PartMap, StoreError> {
         if let Some(map) = self.map.get() {
             return Ok(map);

@@ -207,7 +207,7 @@ fn write_run(sql: &Connection, run: &RunFiles, id: Option<i64>) -> rusqlite::Res
 
 fn read_part(sql: &Connection, run: &RunFiles, run_id: i64, stat: &PartStat) -> Result<(), StoreError> {
     let map = PartMap::open(&run.path.join(&stat.file), stat.bytes)?;
-    let part = Part::read(&map, &run.manifest.run)?;
+    let part = Part::read(map, &run.manifest.run)?;
     check_rows(run, stat, part.rows())?;
     let values = params![
         run_id,

@@ -42,7 +42,7 @@ pub(super) fn metadata(path: &Path, meta: &Arc<ParquetMetaData>) -> Result<Arrow
     })
 }
 
-fn column_error(part: &Part<'_>, column: &str, problem: impl Into<String>) -> StoreError {
+fn column_error(part: &Part, column: &str, problem: impl Into<String>) -> StoreError {
     StoreError::Column {
         path: part.map.path.clone(),
         column: column.into(),
@@ -51,7 +51,7 @@ fn column_error(part: &Part<'_>, column: &str, problem: impl Into<String>) -> St
 }
 
 /// Every column of the format is there and has its type. Other columns are let be.
-pub(super) fn check_types(part: &Part<'_>) -> Result<(), StoreError> {
+pub(super) fn check_types(part: &Part) -> Result<(), StoreError> {
     let metadata = &part.arrow;
     for wanted in scalar_fields() {
         let name = wanted.name();
@@ -73,7 +73,7 @@ pub(super) fn check_types(part: &Part<'_>) -> Result<(), StoreError> {
 }
 
 fn reader(
-    part: &Part<'_>,
+    part: &Part,
     row_group: usize,
     keep: impl Fn(&str) -> bool,
     batch: usize,
@@ -97,13 +97,13 @@ fn reader(
 }
 
 /// The next batch; the library's errors and panics as ours.
-fn next(part: &Part<'_>, reader: &mut ParquetRecordBatchReader) -> Result<Option<RecordBatch>, StoreError> {
+fn next(part: &Part, reader: &mut ParquetRecordBatchReader) -> Result<Option<RecordBatch>, StoreError> {
     guarded(&part.map.path, || Ok(reader.next().transpose()?))
 }
 
 /// Calls `row` with the scalars of every row of a row group, whose first is row `first` of the part.
 pub(super) fn for_each(
-    part: &Part<'_>,
+    part: &Part,
     row_group: usize,
     first: u64,
     mut row: impl FnMut(RecordMeta) -> Result<(), StoreError>,
@@ -168,7 +168,7 @@ struct Columns<'a> {
 }
 
 impl<'a> Columns<'a> {
-    fn of(part: &Part<'_>, batch: &'a RecordBatch) -> Result<Self, StoreError> {
+    fn of(part: &Part, batch: &'a RecordBatch) -> Result<Self, StoreError> {
         let required = |name: &str| match batch.column_by_name(name) {
             Some(c) if c.null_count() == 0 => Ok(c),
             Some(_) => Err(column_error(part, name, "has nulls")),
@@ -269,7 +269,7 @@ impl<'a> Columns<'a> {
 }
 
 /// Length of `raw` in every row of a row group; `None` for null.
-pub(super) fn raw_lengths(part: &Part<'_>, row_group: usize) -> Result<Vec<Option<u64>>, StoreError> {
+pub(super) fn raw_lengths(part: &Part, row_group: usize) -> Result<Vec<Option<u64>>, StoreError> {
     let rows = part.meta.row_group(row_group).num_rows().unsigned_abs();
     let group = part.meta.row_group(row_group);
     let is_raw = |path: &[String]| path.first().is_some_and(|p| p == RAW);
@@ -294,7 +294,7 @@ pub(super) fn raw_lengths(part: &Part<'_>, row_group: usize) -> Result<Vec<Optio
 }
 
 /// The bytes of `raw` in one row of a row group.
-pub(super) fn raw(part: &Part<'_>, row_group: usize, row: usize) -> Result<Option<Vec<u8>>, StoreError> {
+pub(super) fn raw(part: &Part, row_group: usize, row: usize) -> Result<Option<Vec<u8>>, StoreError> {
     let mut reader = reader(part, row_group, |name| name == RAW, 1, Some((row, 1)))?;
     let batch = next(part, &mut reader)?;
     let column = batch

@@ -10,13 +10,13 @@ use parquet::file::serialized_reader::SerializedPageReader;
 use std::sync::Arc;
 
 /// Index of the leaf column under the root column `values`.
-fn leaf(part: &Part<'_>) -> Option<usize> {
+fn leaf(part: &Part) -> Option<usize> {
     let schema = part.meta.file_metadata().schema_descr();
     (0..schema.num_columns()).find(|&i| schema.get_column_root(i).name() == VALUES)
 }
 
 /// `values` is an optional list of required floats.
-pub(super) fn check_type(part: &Part<'_>) -> Result<(), StoreError> {
+pub(super) fn check_type(part: &Part) -> Result<(), StoreError> {
     let schema = part.meta.file_metadata().schema_descr();
     let column = leaf(part).map(|i| schema.column(i));
     let problem = match column {
@@ -35,7 +35,7 @@ pub(super) fn check_type(part: &Part<'_>) -> Result<(), StoreError> {
 }
 
 /// Byte offset and number of values of every row of a row group; `None` for a null list.
-pub(super) fn locate(part: &Part<'_>, row_group: usize) -> Result<Vec<Option<(u64, u64)>>, StoreError> {
+pub(super) fn locate(part: &Part, row_group: usize) -> Result<Vec<Option<(u64, u64)>>, StoreError> {
     let path = &part.map.path;
     let layout = |problem: &str| StoreError::Layout {
         path: path.clone(),
