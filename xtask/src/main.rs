@@ -1,3 +1,50 @@
-//! To come.
+//! Chores that need more than one crate: cross-validation of the two engines, and the demo.
 
-fn main() {}
+mod demo;
+mod places;
+
+#[cfg(feature = "inference")]
+mod crossval;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Everything that could be compared matches.
+const EXIT_MATCH: u8 = 0;
+/// Error: bad input, a program that failed, nothing to compare. Usage errors end with the same code.
+const EXIT_ERROR: u8 = 2;
+
+#[derive(Parser)]
+#[command(
+    name = "xtask",
+    about = "Cross-validation, demo and chores of bitnet-diff",
+    version
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Compare the logits of llama.cpp and of the Rust engine at every token position
+    #[cfg(feature = "inference")]
+    CrossvalPerToken(crossval::Args),
+    /// Record both engines on a real model and show where they diverge (see `make demo`)
+    Demo(demo::Args),
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        #[cfg(feature = "inference")]
+        Command::CrossvalPerToken(args) => crossval::run(&args),
+        Command::Demo(args) => demo::run(&args).map(|()| EXIT_MATCH),
+    };
+    match done {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(EXIT_ERROR)
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Two right engines on F32 weights match; a run equals itself.
+
+use crate::support::*;
+use bitnet_trace_schema::{StageGraph, StageScope};
+use std::collections::BTreeSet;
+use std::process::Command;
+
+/// llama.cpp and the Rust engine on F32 weights.
+fn control() -> Db {
+    let db = Db::new();
+    db.record("cpp", &mut cpp(&f32()));
+    db.record("rust", &mut rust(&f32(), &db));
+    db
+}
+
+#[test]
+#[ignore = "needs `make setup`; run `make e2e`"]
+fn both_engines_match_within_1e_4_on_every_stage_and_position_of_f32_weights() {
+    let db = control();
+    let result = db.first("cpp", "rust", &["--rel-l2", "1e-4"]);
+    assert_full_match(&result);
+
+    // Every stage that a llama model computes, in every layer, at every position, on both sides.
+    let mut expected = BTreeSet::new();
+    for stage in StageGraph::builtin()
+        .stages()
+        .iter()
+        .filter(|s| !s.name.ends_with("sub_norm"))
+    {
+        let layers = match stage.scope {
+            StageScope::Model => vec![-1],
+            StageScope::AllLayers => vec![-2],
+            StageScope::Layer => (0..LAYERS as i32).collect(),
+        };
+        for layer in layers {
+            expected.extend((0..POSITIONS as i64).map(|seq| (seq, layer, stage.name.clone())));
+        }
+    }
+    for run in ["cpp", "rust"] {
+        let (keys, records) = db.keys(run);
+        assert_eq!(keys, expected, "keys of {run}");
+        assert_eq!(records, expected.len(), "{run} has a key twice");
+    }
+}
+
+#[test]
+#[ignore = "needs `make setup`; run `make e2e`"]
+fn a_run_equals_itself_and_a_rerun_of_the_same_engine_bit_for_bit() {
+    let db = control();
+    db.record("cpp-again", &mut cpp(&f32()));
+    db.record("rust-again", &mut rust(&f32(), &db));
+    for (a, b) in [
+        ("cpp", "cpp"),
+        ("cpp", "cpp-again"),
+        ("rust", "rust"),
+        ("rust", "rust-again"),
+    ] {
+        let result = db.first(a, b, &["--exact"]);
+        assert_full_match(&result);
+        assert_eq!(count(&result.1, "within"), 0, "{a} against {b}");
+    }
+}
+
+#[test]
+#[ignore = "needs `make setup`; run `make e2e`"]
+fn a_prompt_in_one_batch_and_token_by_token_has_the_same_keys_and_all_are_compared() {
+    let db = Db::new();
+    db.record("batch", &mut cpp(&f32()));
+    for size in ["1", "4"] {
+        db.record(size, cpp(&f32()).args(["--batch", size]));
+        assert_eq!(db.keys(size), db.keys("batch"), "batches of {size}");
+        for (a, b) in [("batch", size), (size, "batch")] {
+            assert_full_match(&db.first(a, b, &[]));
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs `make setup`; run `make e2e`"]
+fn a_quantised_pair_gets_an_honest_verdict() {
+    let db = Db::new();
+    db.record("cpp", &mut cpp(&q4()));
+    db.record("rust", &mut rust(&q4(), &db));
+    let (code, first) = db.first("cpp", "rust", &[]);
+    assert_eq!((code, first["status"].as_str()), (1, Some("diverged")));
+    let text = diff(&["first", &db.at("cpp"), &db.at("rust")]);
+    assert_eq!(text.code, 1);
+    assert!(
+        text.stdout.contains("Q4_1"),
+        "the verdict names the quantised weights: {}",
+        text.stdout
+    );
+    assert!(
+        text.stdout.contains("1e-4"),
+        "the verdict names its tolerance: {}",
+        text.stdout
+    );
+
+    let (code, first) = db.first("cpp", "rust", &["--rel-l2", "0.5"]);
+    assert_eq!(code, 0, "a tolerance far above the noise is kept: {first:#}");
+}
+
+#[test]
+#[ignore = "needs `make setup`; run `make e2e`"]
+fn both_engines_give_the_same_ids_for_a_prompt_and_continue_it_alike() {
+    for prompt in [
+        "The capital of France is",
+        "What is 2+2?",
+        " naïve café — 1234567890\n\n\tüñí 🙂",
+        "<|im_start|>user",
+    ] {
+        let db = Db::new();
+        let common = ["--prompt", prompt, "--max-tokens", "1"];
+        db.record(
+            "cpp",
+            Command::new(program("cpp-runner"))
+                .arg("--model")
+                .arg(q4())
+                .args(common),
+        );
+        db.record(
+            "rust",
+            Command::new(program("bitnet-cli"))
+                .arg("run")
+                .arg("--model")
+                .arg(q4())
+                .args(common),
+        );
+        assert_eq!(
+            db.manifest("cpp")["sequences"],
+            db.manifest("rust")["sequences"],
+            "{prompt:?}"
+        );
+        assert_eq!(db.manifest("cpp")["prompt"], prompt);
+    }
+    let expected = "2240,338,553,719";
+    let db = Db::new();
+    db.record("cpp", &mut cpp(&q4()));
+    let free = ["--tokens", PROMPT_IDS, "--max-tokens", &MAX_TOKENS.to_string()];
+    db.record(
+        "rust",
+        Command::new(program("bitnet-cli"))
+            .arg("run")
+            .arg("--model")
+            .arg(q4())
+            .args(free),
+    );
+    assert_eq!(
+        (db.continuation("cpp"), db.continuation("rust")),
+        (expected.into(), expected.into())
+    );
+}

@@ -1,0 +1,12 @@
+//! The built programs on real engines: llama.cpp against the Rust engine.
+//!
+//! `make e2e` runs them after `make setup` has built the programs in release and fetched llama.cpp and the model;
+//! that is why `cargo test` alone leaves them out.
+#![cfg(feature = "inference")]
+
+mod bad_input;
+mod control;
+mod crossval;
+mod faults;
+mod ggml_adapter;
+mod support;
