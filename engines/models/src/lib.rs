@@ -5,7 +5,7 @@
 //! and [`generate`] runs it on a prompt. With the feature `trace` every stage of the trace
 //! vocabulary, from `embeddings` to `logits`, goes to a `bitnet_trace::Recorder` for every position;
 //! without it, nothing is computed or copied for that. With the feature `faults`,
-//! a [`Fault`](fault::Fault) can be planted at one layer from one position on.
+//! a `Fault` can be planted at one layer from one position on.
 //!
 //! ```
 //! use bitnet_models::{Engine, GenerateOptions, LoadOptions, Prompt, TinySpec, generate, write_tiny_llama};

@@ -1,4 +1,5 @@
 //! A damaged or foreign file gives one clear error, and never a panic.
+#![allow(clippy::unwrap_used)] // a failed test is a panic
 #![cfg(feature = "cpu")]
 
 mod common;

@@ -1,4 +1,5 @@
 //! The engine on a tiny random model.
+#![allow(clippy::unwrap_used)] // a failed test is a panic
 #![cfg(feature = "cpu")]
 
 mod common;

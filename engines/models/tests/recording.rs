@@ -1,4 +1,5 @@
 //! What the feature `trace` records.
+#![allow(clippy::unwrap_used)] // a failed test is a panic
 #![cfg(all(feature = "cpu", feature = "trace"))]
 
 mod common;

@@ -1,4 +1,5 @@
 //! The tokenizer built from a GGUF.
+#![allow(clippy::unwrap_used)] // a failed test is a panic
 #![cfg(feature = "cpu")]
 
 mod common;

@@ -1,5 +1,5 @@
 //! The tiny model that the tests run on.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
 
