@@ -82,7 +82,7 @@ inline bool bnt_ggml_cb_eval(struct ggml_tensor *t, bool ask, void *user_data) n
         if (t && observer->wanted) observer->pass.data(observer->recorder, t);
     } catch (...) {
         // Out of memory, most likely: this tensor is lost, the host goes on.
-        if (observer) bnt_record(observer->recorder, nullptr, nullptr);
+        if (observer) bnt_drop(observer->recorder, "", -1, "exception in the observer");
         if (ask) return observer && observer->chain_wanted;
     }
     if (!ask && observer && observer->chain && observer->chain_wanted) {

@@ -13,7 +13,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <map>
 #include <string>
 #include <utility>
 #include <vector>
@@ -244,12 +243,8 @@ private:
         return n == all_.positions.size() ? &all_ : nullptr;
     }
 
-    /* Counted by the recorder as dropped, because there is no tensor; the manifest's settings tell why. */
     void refuse(bnt_recorder *recorder, const Item &item, const char *reason) {
-        const bnt_tap tap = bnt_tap_make(item.stage, item.layer, all_.positions.empty() ? 0 : all_.positions.front());
-        bnt_record(recorder, &tap, nullptr);
-        const std::string key = std::string("not recorded, ") + item.stage + ": " + reason;
-        bnt_set(recorder, key.c_str(), std::to_string(++refused_[key]).c_str());
+        bnt_drop(recorder, item.stage, item.layer, reason);
     }
 
     bool read_view(bnt_recorder *recorder, Item &item, const ggml_tensor *t) {
@@ -405,7 +400,6 @@ private:
     std::size_t held_bytes_ = 0;
     Held last_layer_;
     std::vector<std::uint8_t> scratch_;
-    std::map<std::string, std::uint64_t> refused_;
     bool noted_ = false;
 };
 
