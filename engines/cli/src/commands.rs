@@ -15,9 +15,12 @@ use crate::progress::Progress;
 
 pub fn run(args: RunArgs) -> Result<()> {
     if let Some(threads) = args.threads {
-        // SAFETY: this is the program's only thread so far: parsing the arguments starts none, and the
-        // tensor library and the recorder, which do, come after.
-        unsafe { std::env::set_var("RAYON_NUM_THREADS", threads.to_string()) };
+        // The tensor library has two thread pools, and reads the size of each from its own variable.
+        for variable in ["RAYON_NUM_THREADS", "CANDLE_NUM_THREADS"] {
+            // SAFETY: this is the program's only thread so far: parsing the arguments starts none, and the
+            // tensor library and the recorder, which do, come after.
+            unsafe { std::env::set_var(variable, threads.to_string()) };
+        }
     }
     let recorder = recorder();
     let mut load = LoadOptions::new(&args.model, recorder.clone());
