@@ -7,7 +7,8 @@
 //! without it, nothing is computed or copied for that. With the feature `faults`,
 //! a `Fault` can be planted at one layer from one position on.
 //!
-//! ```
+#![cfg_attr(feature = "cpu", doc = "```")]
+#![cfg_attr(not(feature = "cpu"), doc = "```ignore")]
 //! use bitnet_models::{Engine, GenerateOptions, LoadOptions, Prompt, TinySpec, generate, write_tiny_llama};
 //! use bitnet_trace::Recorder;
 //!
