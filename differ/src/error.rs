@@ -134,7 +134,7 @@ fn token_ids_message(left: &str, right: &str, d: &IdDifference) -> String {
     let name = |name: &str| format!("{name}:{}", " ".repeat(width - 1 - name.chars().count()));
     format!(
         "the prompts{request} have different token ids, first at seq={}\n  {} {}\n  {} {}\n\
-         Tensors of different tokens cannot be compared. Check tokenizer, BOS and chat template, or feed both engines the same ids.",
+         Tensors of different tokens cannot be compared. Check tokenizer, BOS and chat\ntemplate, or feed both engines the same ids.",
         d.seq,
         name(left),
         list(&d.left_ids),

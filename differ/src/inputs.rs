@@ -61,7 +61,16 @@ pub fn inputs(comparison: &Comparison<'_>, step: usize) -> Inputs {
                 continue;
             }
             if let Some(found) = worst(comparison, step, name, layer, history) {
-                result.compared.push(found);
+                // Read twice, as itself and as a history: the history is the wider one.
+                match result
+                    .compared
+                    .iter_mut()
+                    .find(|i| i.stage == found.stage && i.layer == found.layer)
+                {
+                    Some(known) if known.records < found.records => *known = found,
+                    Some(_) => {}
+                    None => result.compared.push(found),
+                }
                 continue;
             }
             let exists = !OPTIONAL.contains(&name) || recorded.contains(name);

@@ -1,8 +1,46 @@
 //! Finds where, and whether, two inference engines diverge.
+//!
+//! Two runs are [`Side`]s: metadata and [`records::Records`], stored or in memory. [`plan::plan`] says which
+//! record belongs to which and in what causal order; [`fn@compare`] carries that out, with a
+//! [`judge::Verdict`] and [`metrics::Metrics`] on each pair, under a [`Tolerance`]. Before any tensor, the token
+//! ids are compared ([`ids`]). From the verdicts and the stage graph, [`origin::origins`] are the diverged records
+//! whose inputs are clean.
+//!
+//! What a command prints is a value first: [`FirstReport`], [`CompareReport`], [`TokensReport`],
+//! [`query::QueryReport`]. [`render`] makes text of them, serde the JSON that `schemas/*.schema.json`
+//! describe; [`exit`] has the exit codes.
+//!
+//! ```
+//! use bitnet_diff::{FirstReport, Options, StoredRecords, compare};
+//! use bitnet_trace_schema::StageGraph;
+//! use bitnet_trace_store::{Filter, Run};
+//! # use bitnet_trace::{Engine, Recorder, Slice, Tap};
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let traces = std::env::temp_dir().join(format!("bitnet-diff-doc-{}", std::process::id()));
+//! # for (name, x) in [("cpp", 1.0f32), ("rust", 1.5)] {
+//! #     let recorder = Recorder::builder(&traces).run(name).engine(Engine::new(name, "")).build()?;
+//! #     recorder.record(Tap::new("attn_norm", 0, 3), &Slice::new(&[1.0f32, 2.0], &[2]));
+//! #     recorder.record(Tap::new("q_proj", 0, 3), &Slice::new(&[x, 2.0], &[2]));
+//! #     recorder.finish()?;
+//! # }
+//!
+//! let left = StoredRecords::new(Run::open(traces.join("run=cpp"))?, &Filter::default())?;
+//! let right = StoredRecords::new(Run::open(traces.join("run=rust"))?, &Filter::default())?;
+//! let (left, right) = (left.side(), right.side());
+//! let (graph, options) = (StageGraph::builtin(), Options::default());
+//! let report = FirstReport::of(&compare(&left, &right, &graph, &options, &|_, _| ())?);
+//!
+//! let first = report.first_divergence.expect("q_proj differs");
+//! assert_eq!((first.seq, first.layer, first.stage.as_str()), (3, 0, "q_proj"));
+//! # std::fs::remove_dir_all(&traces)?;
+//! # Ok(())
+//! # }
+//! ```
 #![forbid(unsafe_code)]
 
 pub mod compare;
 mod error;
+pub mod exit;
 pub mod first;
 pub mod ids;
 pub mod inputs;
@@ -14,6 +52,7 @@ pub mod num;
 pub mod origin;
 pub mod plan;
 pub mod query;
+pub mod recording;
 pub mod records;
 pub mod render;
 pub mod report;
@@ -26,4 +65,10 @@ mod testing;
 pub mod tokens;
 pub mod tolerance;
 
+pub use compare::{Comparison, Options, Status, compare};
 pub use error::Error;
+pub use first::FirstReport;
+pub use records::{Side, StoredRecords};
+pub use summary::CompareReport;
+pub use tokens::{TokensReport, tokens};
+pub use tolerance::{Gates, Tolerance};

@@ -365,7 +365,8 @@ mod tests {
             let m = measure(&a, &b).expect("same length");
             let nan = a.iter().filter(|x| x.is_nan()).count() as u64;
             prop_assert_eq!((m.nan_left, m.nan_right), (nan, nan));
-            let odd = |x: f32, y: f32| (!x.is_finite() || !y.is_finite()) && x != y && !(x.is_nan() && y.is_nan());
+            let both = |f: fn(f32) -> bool, x: f32, y: f32| f(x) && f(y);
+            let odd = |x: f32, y: f32| x != y && !both(f32::is_finite, x, y) && !both(f32::is_nan, x, y);
             let odd: Vec<usize> = (0..a.len()).filter(|&i| odd(a[i], b[i])).collect();
             prop_assert_eq!(m.nonfinite_mismatches, odd.len() as u64);
             prop_assert_eq!(m.nonfinite_at, odd.first().map(|&i| i as u64));

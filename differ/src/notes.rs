@@ -71,7 +71,7 @@ pub fn notes(comparison: &Comparison<'_>) -> Vec<Note> {
     let quantised = quantised(a.model.as_ref()).or_else(|| quantised(b.model.as_ref()));
     if let Some(types) = quantised.filter(|_| comparison.options.tolerance.is_builtin()) {
         let message = format!(
-            "the weights are quantised ({types}) and the default tolerance is for F32 weights: right engines differ here by about 1e-2"
+            "the weights are quantised ({types}) and the default tolerance is for F32 weights: two right engines differ here by 1e-2 or more"
         );
         add("quantised", message);
     }

@@ -37,7 +37,7 @@ impl Serialize for Num {
     }
 }
 
-/// An error or a threshold in scientific notation, two digits: `3.2e-2`, `1e-4`, `0`, `inf`.
+/// An error or a threshold in scientific notation, two digits: `3.2e-2`, `1e-4`, `0`, `inf`, `NaN`.
 pub fn sci(x: f64) -> String {
     sci_digits(x, 1)
 }
@@ -62,7 +62,7 @@ fn sci_digits(x: f64, digits: usize) -> String {
         return "0".into();
     }
     if !x.is_finite() {
-        return format!("{x}").to_lowercase();
+        return format!("{x}");
     }
     let text = format!("{x:.digits$e}");
     // 1.0e-4 is 1e-4
@@ -81,7 +81,7 @@ pub fn sig(x: f64, digits: usize) -> String {
         return "0".into();
     }
     if !x.is_finite() {
-        return format!("{x}").to_lowercase();
+        return format!("{x}");
     }
     let magnitude = x.abs().log10().floor();
     if !(-4.0..7.0).contains(&magnitude) {
@@ -96,14 +96,9 @@ pub fn sig_option(x: Option<f64>, digits: usize) -> String {
     x.map_or_else(|| "-".into(), |x| sig(x, digits))
 }
 
-/// A cosine similarity: seven decimals, and the distance from 1 where those would hide it.
+/// A cosine similarity: seven decimals, cut off and not rounded, so that only 1 reads as 1.
 pub fn cosine(x: f64) -> String {
-    let text = format!("{x:.7}");
-    if x < 1.0 && text == "1.0000000" {
-        format!("1-{}", sci(1.0 - x))
-    } else {
-        text
-    }
+    format!("{:.7}", (x * 1e7).floor() / 1e7)
 }
 
 /// `1 record`, `2 records`.
@@ -142,7 +137,7 @@ mod tests {
         );
         assert_eq!(
             (sci(f64::INFINITY).as_str(), sci(f64::NAN).as_str()),
-            ("inf", "nan")
+            ("inf", "NaN")
         );
         assert_eq!(
             (sig(0.12345, 4).as_str(), sig(1703.2, 3).as_str()),
@@ -154,7 +149,7 @@ mod tests {
         );
         assert_eq!(
             (cosine(1.0).as_str(), cosine(1.0 - 2e-9).as_str()),
-            ("1.0000000", "1-2e-9")
+            ("1.0000000", "0.9999999")
         );
         assert_eq!((bytes(999), bytes(1_500_000)), ("999 B".into(), "1.5 MB".into()));
     }

@@ -43,8 +43,8 @@ pub struct Cell {
     /// The record.
     #[serde(flatten)]
     pub record: RecordView,
-    /// Relative L2 against the first run's record; none for the first itself, and where values or
-    /// corresponding shapes are missing.
+    /// Relative L2 against the first run's record (NaN where one side is not finite and the other is);
+    /// none for the first itself, and where values or corresponding shapes are missing.
     #[serde(serialize_with = "num::json_option")]
     pub rel_l2: Option<f64>,
     /// The first elements, if they were asked for and recorded.

@@ -83,14 +83,6 @@ impl Memory {
         row.1 = Elements::Raw(bytes);
     }
 
-    /// Forgets every row's elements, as a run of statistics does.
-    pub fn stats_only(mut self) -> Self {
-        for row in &mut self.rows {
-            row.1 = Elements::Absent;
-        }
-        self
-    }
-
     pub fn side<'a>(&'a self, manifest: &'a Manifest) -> Side<'a> {
         Side {
             name: &manifest.run,

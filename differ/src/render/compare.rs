@@ -39,7 +39,9 @@ pub fn compare(report: &CompareReport, labels: &Labels) -> String {
     }
     line(&mut out, "");
     table(&mut out, &report.stages);
-    if let (Some(stage), false) = (&report.growth_stage, report.growth.is_empty()) {
+    if let Some(stage) = &report.growth_stage
+        && report.growth.iter().any(|l| l.max_rel_l2 != 0.0)
+    {
         growth(&mut out, stage, &report.growth);
     }
     line(&mut out, "");

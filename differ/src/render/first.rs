@@ -137,10 +137,12 @@ fn measures(out: &mut String, d: &Divergence) {
         first.push_str(&format!(", first at {index:?}"));
     }
     let told = |gate: &str| d.reason.kind == "tolerance" && d.reason.message.contains(gate);
-    if !told("relative L2") && m.rel_l2.is_finite() {
+    // Of rows of different length, the measures tell of their common part only.
+    let whole = d.reason.kind != "future_mass";
+    if whole && !told("relative L2") && m.rel_l2.is_finite() {
         first.push_str(&format!(", relative L2 {}", sci(m.rel_l2)));
     }
-    if !told("cosine") && m.cosine.is_finite() {
+    if whole && !told("cosine") && m.cosine.is_finite() {
         first.push_str(&format!(", cosine {}", cosine(m.cosine)));
     }
     line(out, wrap("  ", &first));
@@ -187,9 +189,15 @@ fn evidence(out: &mut String, inputs: &Inputs) {
         line(out, wrap(&format!("  {word}"), &shown.join(", ")));
     }
     if !inputs.not_compared.is_empty() {
+        let names = &inputs.not_compared;
+        let mut shown: Vec<&str> = names.iter().map(String::as_str).take(LISTED).collect();
+        let more = format!("{} more", names.len().saturating_sub(LISTED));
+        if names.len() > LISTED {
+            shown.push(&more);
+        }
         let text = format!(
-            "not recorded on both sides: {}; the fault may be there already",
-            inputs.not_compared.join(", ")
+            "not compared between: {}; the fault may be there already",
+            shown.join(", ")
         );
         line(out, wrap("  ", &text));
     }
@@ -211,7 +219,10 @@ fn origins(out: &mut String, report: &FirstReport) {
         let worst = origin
             .worst
             .as_ref()
-            .map(|w| format!(", relative L2 up to {}", sci(w.rel_l2)))
+            .map(|w| match w.rel_l2 {
+                x if x.is_nan() => ", not finite".to_owned(),
+                x => format!(", relative L2 up to {}", sci(x)),
+            })
             .unwrap_or_default();
         let place = format!("layer={}, stage={}", origin.layer, origin.stage);
         line(

@@ -4,6 +4,7 @@ mod compare;
 mod first;
 mod plan;
 mod query;
+mod record;
 mod runs;
 mod tokens;
 
@@ -11,6 +12,7 @@ pub use compare::compare;
 pub use first::first;
 pub use plan::plan;
 pub use query::query;
+pub use record::record;
 pub use runs::runs;
 pub use tokens::tokens;
 

@@ -4,8 +4,10 @@ use crate::{
     query::{Cell, QueryReport},
 };
 
-/// Width of a run's column: rms, largest absolute value, hash, relative L2.
-const COLUMN: usize = 35;
+/// Width of a run's column: rms, largest absolute value, hash.
+const COLUMN: usize = 27;
+/// And of the relative L2 beside them, in every column but the first.
+const DISTANCE: usize = 8;
 
 /// `query` as text: a line a key, a column a run. `fold` puts the runs below each other, for narrow
 /// terminals or many runs.
@@ -34,18 +36,24 @@ pub fn query(report: &QueryReport, fold: bool) -> String {
     let stages = report.records.iter().map(|r| key(r).2.chars().count());
     let width = stages.max().unwrap_or(0).max(5);
     let run_width = names.iter().map(|n| n.chars().count()).max().unwrap_or(0);
-    let measures = format!("{:>9} {:>8} {:<8} {:>7}", "rms", "abs max", "blake3", "rel. L2");
+    let measures = format!("{:>9} {:>8} {:<8}", "rms", "abs max", "blake3");
+    let with_distance = format!("{measures} rel. L2");
     let head = format!("  seq layer {}", pad("stage", width));
     if fold {
         line(
             &mut out,
-            paint(STRONG, format!("{head} {} {measures}", pad("run", run_width))),
+            paint(
+                STRONG,
+                format!("{head} {} {with_distance}", pad("run", run_width)),
+            ),
         );
     } else {
-        let above: Vec<String> = names.iter().map(|n| pad(n, COLUMN)).collect();
+        let above = names.iter().enumerate().map(|(i, n)| pad(n, width_of(i)));
+        let above: Vec<String> = above.collect();
         let above = format!("{}  {}", " ".repeat(head.len()), above.join("  "));
         line(&mut out, paint(STRONG, above.trim_end()));
-        let columns = vec![measures; names.len()];
+        let columns = (0..names.len()).map(|i| if i == 0 { &measures } else { &with_distance });
+        let columns: Vec<&str> = columns.map(String::as_str).collect();
         line(&mut out, paint(STRONG, format!("{head}  {}", columns.join("  "))));
     }
     for record in &report.records {
@@ -59,14 +67,12 @@ pub fn query(report: &QueryReport, fold: bool) -> String {
                 } else {
                     " ".repeat(start.chars().count())
                 };
-                let text = format!("{start} {} {}", pad(&c.run, run_width), cell(c));
+                let text = format!("{start} {} {}", pad(&c.run, run_width), cell(c, 1));
                 line(&mut out, text.trim_end());
             }
         } else {
-            let cells = record
-                .cells
-                .iter()
-                .map(|c| c.as_ref().map_or(pad("-", COLUMN), cell));
+            let cells = record.cells.iter().enumerate();
+            let cells = cells.map(|(i, c)| c.as_ref().map_or(pad("-", width_of(i)), |c| cell(c, i)));
             let text = format!("{start}  {}", cells.collect::<Vec<_>>().join("  "));
             line(&mut out, text.trim_end());
         }
@@ -89,17 +95,23 @@ pub fn query(report: &QueryReport, fold: bool) -> String {
     out
 }
 
-fn cell(c: &Cell) -> String {
+fn width_of(column: usize) -> usize {
+    if column == 0 { COLUMN } else { COLUMN + DISTANCE }
+}
+
+fn cell(c: &Cell, column: usize) -> String {
     let odd = c.record.nan_count + c.record.inf_count;
-    let rms = if odd > 0 {
-        format!("!{}", sig_option(c.record.rms, 4))
-    } else {
-        sig_option(c.record.rms, 5)
+    let rms = match odd {
+        0 => sig_option(c.record.rms, 5),
+        _ => format!("!{}", sig_option(c.record.rms, 4)),
     };
-    let distance = c.rel_l2.map_or_else(String::new, sci);
-    format!(
-        "{rms:>9} {:>8} {} {distance:>7}",
+    let text = format!(
+        "{rms:>9} {:>8} {}",
         sig_option(c.record.abs_max, 4),
         short(&c.record.blake3)
-    )
+    );
+    match (column, c.rel_l2) {
+        (0, _) => text,
+        (_, distance) => format!("{text} {:>7}", distance.map_or_else(String::new, sci)),
+    }
 }

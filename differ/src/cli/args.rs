@@ -1,0 +1,162 @@
+//! Arguments that several commands share.
+
+use super::output::Failure;
+use bitnet_diff::{
+    Error,
+    compare::Options,
+    select::Span,
+    tolerance::{Gates, Tolerance, ToleranceError},
+};
+use bitnet_trace_schema::StageGraph;
+use bitnet_trace_store::Filter;
+use clap::Args;
+use std::path::{Path, PathBuf};
+
+/// Which records to take.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Selection")]
+pub struct Filters {
+    /// Token positions: 3, 0-5 or 4-
+    #[arg(long, value_name = "N|N-M", allow_negative_numbers = true)]
+    pub seq: Option<Span>,
+    /// Layers: 6, 0-5; -1 for what has none, -2 for all_layers_out
+    #[arg(long, value_name = "N|N-M", allow_negative_numbers = true)]
+    pub layer: Option<Span>,
+    /// Stage, or a pattern with * and ?
+    #[arg(long, value_name = "GLOB")]
+    pub stage: Option<String>,
+    /// Sequence of a batch
+    #[arg(long, value_name = "N")]
+    pub request: Option<i32>,
+}
+
+impl Filters {
+    /// The filter of the store.
+    pub fn filter(&self) -> Filter {
+        Filter {
+            seq: self.seq.map(|s| s.range()),
+            layer: self.layer.map(|s| s.range_i32()),
+            stage: self.stage.clone(),
+            request: self.request,
+        }
+    }
+
+    /// Whether anything is left out.
+    pub fn any(&self) -> bool {
+        self.filter() != Filter::default()
+    }
+}
+
+/// What counts as a match.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Tolerance")]
+pub struct ToleranceArgs {
+    /// Largest relative L2, |b - a| / |a| with a = left [default: 1e-4]
+    #[arg(long, value_name = "X")]
+    rel_l2: Option<f64>,
+    /// Largest absolute difference of an element
+    #[arg(long, value_name = "X")]
+    max_abs: Option<f64>,
+    /// Largest |b - a| / max(|a|, |b|) of an element
+    #[arg(long, value_name = "X")]
+    max_rel: Option<f64>,
+    /// Smallest cosine similarity; blind to a wrong scale, so give --rel-l2 beside it
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    cosine: Option<f64>,
+    /// Every element must be equal
+    #[arg(long)]
+    exact: bool,
+    /// TOML file with limits by stage, dtype and layer
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["rel_l2", "max_abs", "max_rel", "cosine", "exact"])]
+    tolerance: Option<PathBuf>,
+}
+
+impl ToleranceArgs {
+    fn read(&self) -> Result<Tolerance, Error> {
+        if let Some(file) = &self.tolerance {
+            let name = file
+                .file_name()
+                .map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+            return Ok(Tolerance::from_toml(&read(file)?, &name)?);
+        }
+        let gates = Gates {
+            exact: self.exact,
+            rel_l2: self.rel_l2,
+            max_abs: self.max_abs,
+            max_rel: self.max_rel,
+            cosine: self.cosine,
+        };
+        match gates.check("the command line") {
+            Ok(gates) => Ok(Tolerance::all(gates, "command line")),
+            Err(ToleranceError::NoGate(_)) => Ok(Tolerance::default()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// How two runs are compared.
+#[derive(Debug, Clone, Args)]
+pub struct CompareArgs {
+    #[command(flatten)]
+    pub filters: Filters,
+    #[command(flatten)]
+    tolerance: ToleranceArgs,
+    /// Take NaN at the same places on both sides as a match
+    #[arg(long, help_heading = "Tolerance")]
+    nan_equal: bool,
+    /// Accept runs that are incomplete, and records that cannot be compared
+    #[arg(long, help_heading = "Tolerance")]
+    allow_incomplete: bool,
+    /// TOML file with stages and aliases of your own
+    #[arg(long, value_name = "FILE", help_heading = None)]
+    stages: Option<PathBuf>,
+    /// What to call the two sides
+    #[arg(long, value_name = "LEFT,RIGHT", value_parser = labels, help_heading = None)]
+    pub labels: Option<(String, String)>,
+    /// Threads; 0 is one for each core
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = None)]
+    threads: usize,
+}
+
+impl CompareArgs {
+    /// The library's options.
+    pub fn options(&self) -> Result<Options, Failure> {
+        Ok(Options {
+            tolerance: self.tolerance.read()?,
+            nan_equal: self.nan_equal,
+            allow_incomplete: self.allow_incomplete,
+            request: self.filters.request,
+            last_seq: self.filters.seq.map(|s| s.last),
+            threads: self.threads,
+        })
+    }
+
+    /// The vocabulary.
+    pub fn graph(&self) -> Result<StageGraph, Failure> {
+        graph(self.stages.as_deref())
+    }
+}
+
+/// The built-in vocabulary, with a user's additions.
+pub fn graph(file: Option<&Path>) -> Result<StageGraph, Failure> {
+    let builtin = StageGraph::builtin();
+    match file {
+        None => Ok(builtin),
+        Some(file) => Ok(builtin.extended(&read(file)?).map_err(Error::from)?),
+    }
+}
+
+fn read(file: &Path) -> Result<String, Error> {
+    std::fs::read_to_string(file).map_err(|source| Error::Io {
+        action: "read",
+        path: file.to_owned(),
+        source,
+    })
+}
+
+fn labels(text: &str) -> Result<(String, String), String> {
+    match text.split_once(',').map(|(l, r)| (l.trim(), r.trim())) {
+        Some((left, right)) if !left.is_empty() && !right.is_empty() => Ok((left.into(), right.into())),
+        _ => Err("give two names with a comma between them, such as Rust,C++".into()),
+    }
+}

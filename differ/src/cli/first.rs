@@ -1,0 +1,73 @@
+use super::{
+    args::CompareArgs,
+    open,
+    output::{Failure, Format, Output},
+    progress::Progress,
+};
+use bitnet_diff::{
+    compare::{Comparison, compare},
+    exit,
+    first::FirstReport,
+    render,
+    report::{Labels, Note},
+};
+use std::path::PathBuf;
+
+/// Where two runs first diverge: request, position, layer and stage, and on what evidence
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  \
+    bitnet-diff first traces/run=cpp traces/run=rust\n  \
+    bitnet-diff first traces/run=cpp traces/run=rust --rel-l2 1e-2 --seq 0-5\n  \
+    bitnet-diff first cpp-traces rust-traces --tolerance tolerance.toml --format json\n\n\
+    The order is causal: by position, then as the left engine executed.\n\
+    Exit codes: 0 match, 1 divergence, 2 error or nothing to compare.")]
+pub struct Args {
+    /// The reference: a run or a database
+    #[arg(value_name = "A")]
+    left: PathBuf,
+    /// What is held against it
+    #[arg(value_name = "B")]
+    right: PathBuf,
+    #[command(flatten)]
+    compare: CompareArgs,
+    /// How to print the result
+    #[arg(long, value_enum, default_value_t, help_heading = None)]
+    pub format: Format,
+}
+
+pub fn run(args: Args) -> Result<Output, Failure> {
+    with_comparison(
+        args.left,
+        args.right,
+        &args.compare,
+        |comparison, labels, notes| {
+            let mut report = FirstReport::of(comparison);
+            report.common.notes.splice(0..0, notes);
+            let code = exit::code(report.status());
+            Output::new(args.format, &report, || render::first(&report, labels), code)
+        },
+    )
+}
+
+/// Opens and compares two runs; the notes say which runs were taken from databases.
+pub fn with_comparison<T>(
+    left: PathBuf,
+    right: PathBuf,
+    args: &CompareArgs,
+    then: impl FnOnce(&Comparison<'_>, &Labels, Vec<Note>) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let (options, graph) = (args.options()?, args.graph()?);
+    let (left, right) = (
+        open::run(&left, &args.filters)?,
+        open::run(&right, &args.filters)?,
+    );
+    let (a, b) = (left.records.side(), right.records.side());
+    let progress = Progress::new();
+    let comparison = compare(&a, &b, &graph, &options, &|done, total| {
+        progress.update(done, total)
+    })?;
+    drop(progress);
+    let labels = Labels::new(args.labels.clone(), a.name, b.name);
+    let notes = [left.note, right.note].into_iter().flatten().collect();
+    then(&comparison, &labels, notes)
+}

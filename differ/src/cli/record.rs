@@ -1,0 +1,184 @@
+use super::output::{Failure, Format, Output};
+use bitnet_diff::{
+    compare::Status,
+    exit,
+    recording::{RecordReport, RecordedRun},
+    render,
+    report::ErrorView,
+    runs::RunLine,
+};
+use bitnet_trace_schema::run_dir::is_run_name;
+use bitnet_trace_store::{Database, Filter};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::{Command, ExitStatus, Stdio},
+};
+
+/// Where runs go when nothing says where.
+const DEFAULT_DATABASE: &str = "traces";
+
+/// Run a program with recording on, and say what it recorded
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  \
+    bitnet-diff record --into traces --name cpp -- ./cpp-runner --model m.gguf --prompt hi --max-tokens 4\n  \
+    bitnet-diff record -- cargo run -p bitnet-cli --features cpu,trace -- run --model m.gguf --prompt hi\n\n\
+    Sets BITNET_TRACE_DIR and BITNET_TRACE_RUN; the program must use the recorder. Its own output stays on \
+    stdout, the report goes to stderr; with --format json it is the other way round.\n\
+    Exit codes: 0 recorded, 2 nothing or not all was recorded, or the program failed.")]
+pub struct Args {
+    /// The database [default: $BITNET_TRACE_DIR, else ./traces]
+    #[arg(long, value_name = "DIR")]
+    into: Option<PathBuf>,
+    /// The run's name; if it is taken, the recorder adds -2, -3, ...
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// How to print the report
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+    /// The program and its arguments
+    #[arg(last = true, required = true, value_name = "PROGRAM ARGS")]
+    command: Vec<OsString>,
+}
+
+pub fn run(args: Args) -> Result<Output, Failure> {
+    if let Some(name) = args.name.as_deref().filter(|n| !is_run_name(n)) {
+        let message =
+            format!("{name:?} is not a run name: 1 to 128 of A-Z a-z 0-9 . _ -, not starting with a dot");
+        return Err(Failure::new("run_name", message));
+    }
+    let from_env = || std::env::var_os("BITNET_TRACE_DIR").filter(|d| !d.is_empty());
+    let into = args.into.or_else(|| from_env().map(PathBuf::from));
+    let into = into.unwrap_or_else(|| DEFAULT_DATABASE.into());
+    // The program may change its working directory.
+    let into = std::path::absolute(&into).unwrap_or(into);
+    writable(&into)?;
+    let before = run_names(&into);
+    let status = launch(&args.command, &into, args.name.as_deref(), args.format)?;
+    let runs = recorded(&into, &before)?;
+    let error = problem(status, &runs, &args.command[0]);
+    let report = RecordReport {
+        status: if error.is_some() {
+            Status::Error
+        } else {
+            Status::Ok
+        },
+        database: into.display().to_string(),
+        command: args
+            .command
+            .iter()
+            .map(|a| a.to_string_lossy().into_owned())
+            .collect(),
+        exit_code: status.code(),
+        runs,
+        error,
+    };
+    let code = exit::code(report.status);
+    let output = Output::new(args.format, &report, || render::record(&report), code)?;
+    Ok(match args.format {
+        Format::Text => output.on_stderr(),
+        Format::Json => output,
+    })
+}
+
+/// Creates the database's directory, and a file in it: better to learn here that it cannot be written than
+/// after the program's hour of work.
+fn writable(dir: &Path) -> Result<(), Failure> {
+    let probe = dir.join(format!(".bitnet-diff-{}", std::process::id()));
+    let tried = std::fs::create_dir_all(dir)
+        .and_then(|()| std::fs::write(&probe, b""))
+        .and_then(|()| std::fs::remove_file(&probe));
+    tried.map_err(|e| {
+        let message = format!(
+            "cannot write into {}: {e}; give another directory with --into",
+            dir.display()
+        );
+        Failure::new("directory", message)
+    })
+}
+
+/// The run directories, without a look into them.
+fn run_names(dir: &Path) -> BTreeSet<OsString> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.map(|e| e.file_name()).collect()
+}
+
+fn launch(
+    command: &[OsString],
+    into: &Path,
+    name: Option<&str>,
+    format: Format,
+) -> Result<ExitStatus, Failure> {
+    let mut child = Command::new(&command[0]);
+    child.args(&command[1..]).env("BITNET_TRACE_DIR", into);
+    if let Some(name) = name {
+        child.env("BITNET_TRACE_RUN", name);
+    }
+    if format == Format::Json {
+        child.stdout(Stdio::from(std::io::stderr()));
+    }
+    child.status().map_err(|e| {
+        let message = format!("cannot run {}: {e}", command[0].to_string_lossy());
+        Failure::new("program", message)
+    })
+}
+
+/// The runs that are new.
+fn recorded(into: &Path, before: &BTreeSet<OsString>) -> Result<Vec<RecordedRun>, Failure> {
+    let database = Database::open(into)?;
+    let is_new = |path: &Path| path.file_name().is_some_and(|name| !before.contains(name));
+    let mut runs = Vec::new();
+    for summary in database.runs().iter().filter(|r| is_new(&r.path)) {
+        let run = summary
+            .error
+            .is_none()
+            .then(|| database.run(&summary.name))
+            .transpose()?;
+        let stages = match &run {
+            Some(run) => {
+                let rows = run.records(&Filter::default())?;
+                let stages: BTreeMap<&str, u64> = rows.iter().map(|r| (r.meta.stage.as_str(), 0)).collect();
+                stages.len() as u64
+            }
+            None => 0,
+        };
+        runs.push(RecordedRun::of(
+            RunLine::of(summary),
+            run.as_ref().map(|r| r.manifest()),
+            stages,
+        ));
+    }
+    Ok(runs)
+}
+
+fn problem(status: ExitStatus, runs: &[RecordedRun], program: &OsString) -> Option<ErrorView> {
+    let program = program.to_string_lossy();
+    if !status.success() {
+        // Prints as "exit status: 3" or "signal: 9 (SIGKILL)".
+        let message = format!("{program} failed: {status}");
+        return Some(ErrorView {
+            kind: "program",
+            message,
+        });
+    }
+    if runs.iter().all(|r| r.run.records == 0) {
+        let message = format!(
+            "{program} recorded nothing: was it built with the recorder (feature `trace`), and does it read BITNET_TRACE_DIR?"
+        );
+        return Some(ErrorView {
+            kind: "nothing_recorded",
+            message,
+        });
+    }
+    let incomplete = runs.iter().find(|r| !r.run.complete)?;
+    let message = format!(
+        "the run {} is incomplete: {}",
+        incomplete.run.name,
+        incomplete.run.incomplete.join("; ")
+    );
+    Some(ErrorView {
+        kind: "incomplete",
+        message,
+    })
+}

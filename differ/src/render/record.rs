@@ -1,0 +1,38 @@
+use super::{BAD, GOOD, line, paint, wrap};
+use crate::{
+    num::{bytes, plural},
+    recording::RecordReport,
+};
+
+/// `record` as text.
+pub fn record(report: &RecordReport) -> String {
+    let mut out = String::new();
+    for recorded in &report.runs {
+        let run = &recorded.run;
+        let mark = if run.complete && run.records > 0 {
+            paint(GOOD, "✓")
+        } else {
+            paint(BAD, "✗")
+        };
+        let what = format!(
+            "{} of {}, {}, {}",
+            plural(run.records, "record"),
+            plural(recorded.stages, "stage"),
+            plural(recorded.tokens, "token"),
+            bytes(run.bytes)
+        );
+        let dropped = match recorded.dropped {
+            0 => String::new(),
+            n => format!(", {n} dropped"),
+        };
+        line(&mut out, format!("{mark} recorded {}: {what}{dropped}", run.name));
+        line(&mut out, format!("  {}", run.path));
+        for reason in run.error.iter().chain(&run.incomplete) {
+            line(&mut out, wrap("  ", reason));
+        }
+    }
+    if let Some(error) = &report.error {
+        line(&mut out, wrap("error: ", &error.message));
+    }
+    out
+}
