@@ -166,9 +166,10 @@ pub unsafe extern "C" fn bnt_global(
 /// `recorder` is NULL or a handle that has not been closed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn bnt_is_on(recorder: *const bnt_recorder) -> c_int {
-    // SAFETY: the caller's promise
     guard(0, || {
-        unsafe { handle(recorder) }.is_some_and(Recorder::is_on).into()
+        // SAFETY: the caller's promise
+        let recorder = unsafe { handle(recorder) };
+        recorder.is_some_and(Recorder::is_on).into()
     })
 }
 

@@ -59,7 +59,7 @@ impl Default for Layout {
     }
 }
 
-/// What differs from run to run, held still: for golden traces.
+/// What differs from run to run and from release to release, held still.
 #[derive(Debug, Clone)]
 #[cfg_attr(not(feature = "trace"), allow(dead_code))]
 pub(crate) struct Fixed {
@@ -111,7 +111,7 @@ impl RecorderBuilder {
         self
     }
 
-    /// Writes times, process and command line as constants, so that the manifest is reproducible.
+    /// Writes time, process, command line and the recorder's version as constants: golden traces.
     #[doc(hidden)]
     pub fn fixed(mut self, unix_ms: u64) -> Self {
         self.fixed = Some(Fixed { unix_ms });

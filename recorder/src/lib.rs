@@ -34,6 +34,17 @@
 #[cfg(target_endian = "big")]
 compile_error!("the recorder writes tensors as they lie in memory, and the format is little-endian");
 
+/// A line on stderr. Unlike `eprintln!` it does not panic where stderr is closed.
+#[cfg(feature = "trace")]
+macro_rules! tell {
+    ($($text:tt)*) => {{
+        use std::io::Write;
+        let _ = writeln!(std::io::stderr(), "bitnet-trace: {}", format_args!($($text)*));
+    }};
+}
+#[cfg(feature = "trace")]
+use tell;
+
 mod builder;
 mod error;
 mod impls;

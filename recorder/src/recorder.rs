@@ -1,7 +1,9 @@
+use crate::writer::manifest;
 use crate::{
     AsTensor, Engine, Error, Model, Observation, RecorderBuilder, RunInfo, Settings, Summary, Tap,
     TensorError, TensorView, env, exit, job::Plan, lock, model, run, shared::Shared, writer,
 };
+use bitnet_trace_schema::RunState;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -25,7 +27,7 @@ struct Handle {
 
 #[derive(Debug, Default)]
 struct End {
-    writer: Option<JoinHandle<Summary>>,
+    writer: Option<JoinHandle<()>>,
     hashing: Vec<JoinHandle<()>>,
     result: Option<Result<Summary, Error>>,
 }
@@ -59,7 +61,7 @@ impl Recorder {
     /// directory can't be used, one warning on stderr says why, and the recorder is off.
     pub fn from_env(engine: Engine) -> Self {
         env::recorder(engine, &|name| std::env::var_os(name), &mut |warning| {
-            eprintln!("bitnet-trace: {warning}");
+            crate::tell!("{warning}")
         })
     }
 
@@ -242,18 +244,33 @@ impl Handle {
             let _ = hashing.join(); // a model that can't be hashed has no hash in the manifest
         }
         self.shared.queue.close();
-        let summary = end.writer.take().and_then(|thread| thread.join().ok());
-        let result = match (self.shared.failure(), summary) {
-            (None, Some(summary)) => Ok(summary),
-            (Some(cause), _) => Err(failed(cause)),
-            (None, None) => Err(failed("the writer thread panicked")),
+        if let Some(writer) = end.writer.take() {
+            let _ = writer.join(); // if it panicked, it failed, and said so
+        }
+        let parts = lock(&self.shared.parts);
+        let summary = Summary {
+            run: self.shared.run.clone(),
+            dir: self.shared.dir.clone(),
+            records: parts.iter().map(|p| p.rows).sum(),
+            parts: parts.len() as u64,
+            dropped: self.shared.dropped(),
+        };
+        drop(parts);
+        let result = match self.shared.failure() {
+            None => Ok(summary),
+            Some(cause) => {
+                // with what was dropped since; it may well fail for the same reason
+                let _ = manifest::write(&self.shared, RunState::Failed);
+                Err(failed(cause))
+            }
         };
         if let Ok(summary) = &result
             && summary.dropped > 0
         {
-            eprintln!(
-                "bitnet-trace: {} tensors are missing from the run {}; run.json counts why (dropped)",
-                summary.dropped, summary.run
+            crate::tell!(
+                "{} tensors are missing from the run {}; run.json counts why (dropped)",
+                summary.dropped,
+                summary.run
             );
         }
         end.result = Some(result.clone());

@@ -25,7 +25,7 @@ pub(crate) fn claim(builder: &mut RecorderBuilder) -> Result<(String, PathBuf), 
             Ok(()) => {
                 sync_dir(&builder.dir).map_err(unusable)?;
                 if n > 1 {
-                    eprintln!("bitnet-trace: a run {wanted:?} exists; this one is recorded as {name:?}");
+                    crate::tell!("a run {wanted:?} exists; this one is recorded as {name:?}");
                 }
                 return Ok((name, dir));
             }

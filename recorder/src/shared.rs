@@ -18,10 +18,13 @@ pub(crate) struct Shared {
     pub dir: PathBuf,
     pub queue: Queue,
     pub values: Values,
+    pub writer: Writer,
     /// Whether tensors are taken. Every call looks here first.
     pub on: AtomicBool,
     pub info: Mutex<RunInfo>,
     pub sequences: Mutex<BTreeMap<i32, Sequence>>,
+    /// The parts sealed so far.
+    pub parts: Mutex<Vec<PartEntry>>,
     dropped: Mutex<Dropped>,
     failure: OnceLock<String>,
     engine: Engine,
@@ -37,14 +40,23 @@ impl Shared {
             Some(Fixed { unix_ms }) => (unix_ms, process::fixed_owner(), Vec::new()),
             None => (process::unix_ms(), process::owner(), process::command_line()),
         };
+        let version = match builder.fixed {
+            Some(_) => "0",
+            None => env!("CARGO_PKG_VERSION"),
+        };
         Self {
             run,
             dir,
+            writer: Writer {
+                name: env!("CARGO_PKG_NAME").into(),
+                version: version.into(),
+            },
             queue: Queue::new(builder.queue_bytes),
             values: builder.values,
             on: AtomicBool::new(true),
             info: Mutex::default(),
             sequences: Mutex::default(),
+            parts: Mutex::default(),
             dropped: Mutex::default(),
             failure: OnceLock::new(),
             engine: builder.engine,
@@ -58,8 +70,8 @@ impl Shared {
     /// Counts a tensor that was not recorded; tells of the first one.
     pub fn count(&self, stage: &str, layer: i32, error: &TensorError) {
         if self.count_reason(&error.reason(), 1) == 1 {
-            eprintln!(
-                "bitnet-trace: a tensor of stage {stage:?}, layer {layer}, was not recorded: {error}. \
+            crate::tell!(
+                "a tensor of stage {stage:?}, layer {layer}, was not recorded: {error}. \
                  More like it are only counted, in {}",
                 self.dir.join(bitnet_trace_schema::run_dir::MANIFEST).display()
             );
@@ -67,7 +79,7 @@ impl Shared {
     }
 
     /// Adds to the count of a reason, and returns how many tensors were not recorded in all.
-    fn count_reason(&self, reason: &str, n: u64) -> u64 {
+    pub fn count_reason(&self, reason: &str, n: u64) -> u64 {
         let mut dropped = lock(&self.dropped);
         let room = dropped.reasons.len() < MAX_REASONS || dropped.reasons.contains_key(reason);
         let reason = if room { reason } else { "other reasons" };
@@ -84,16 +96,17 @@ impl Shared {
         self.failure.get().map(String::as_str)
     }
 
-    /// The writer gives up: says so once, lets the engine go on, and loses what is queued.
-    pub fn fail(&self, cause: String) {
+    /// The writer gives up: says so once, lets the engine go on, and loses what is queued and the
+    /// `unsealed` tensors that it was given.
+    pub fn fail(&self, cause: String, unsealed: u64) {
         self.on.store(false, Ordering::Relaxed);
         let waiting = self.queue.fail();
-        if waiting > 0 {
-            self.count_reason(&TensorError::Closed.reason(), waiting);
+        if waiting + unsealed > 0 {
+            self.count_reason(&TensorError::Closed.reason(), waiting + unsealed);
         }
         if self.failure.set(cause).is_ok() {
-            eprintln!(
-                "bitnet-trace: recording of the run {} stops: {}. The engine goes on; parts that were sealed \
+            crate::tell!(
+                "recording of the run {} stops: {}. The engine goes on; parts that were sealed \
                  before stay readable",
                 self.run,
                 self.failure().unwrap_or_default()
@@ -128,7 +141,8 @@ impl Shared {
     }
 
     /// The manifest as it stands now.
-    pub fn manifest(&self, state: RunState, parts: &[PartEntry]) -> Manifest {
+    pub fn manifest(&self, state: RunState) -> Manifest {
+        let parts = lock(&self.parts).clone();
         let info = lock(&self.info).clone();
         let finished = match (state, self.fixed) {
             (RunState::Recording, _) => None,
@@ -144,10 +158,7 @@ impl Shared {
             created_unix_ms: self.created_unix_ms,
             finished_unix_ms: finished,
             owner: self.owner.clone(),
-            writer: Writer {
-                name: env!("CARGO_PKG_NAME").into(),
-                version: env!("CARGO_PKG_VERSION").into(),
-            },
+            writer: self.writer.clone(),
             engine: self.engine.clone(),
             command_line: self.command_line.clone(),
             model: info.model,
@@ -160,7 +171,7 @@ impl Shared {
             observation: info.observation,
             records: parts.iter().map(|p| p.rows).sum(),
             dropped: lock(&self.dropped).clone(),
-            parts: parts.to_vec(),
+            parts,
         }
     }
 }

@@ -1,15 +1,14 @@
 //! Writes `run.json`.
 
-use bitnet_trace_schema::{Manifest, run_dir};
+use crate::{run::sync_dir, shared::Shared};
+use bitnet_trace_schema::{RunState, run_dir};
 use std::fs::File;
 use std::io::{self, Write};
-use std::path::Path;
 
-use crate::run::sync_dir;
-
-/// Replaces the manifest of the run in `dir`: under another name, forced to disk, renamed, so that a
-/// reader finds the old one or the new one and never half of one.
-pub(crate) fn write(dir: &Path, manifest: &Manifest) -> io::Result<()> {
+/// Replaces the run's manifest: under another name, forced to disk, renamed, so that a reader finds the
+/// old one or the new one and never half of one.
+pub(crate) fn write(shared: &Shared, state: RunState) -> io::Result<()> {
+    let (dir, manifest) = (&shared.dir, shared.manifest(state));
     let path = dir.join(run_dir::MANIFEST);
     let temporary = dir.join(format!("{}.new", run_dir::MANIFEST));
     let mut file = File::create(&temporary)?;

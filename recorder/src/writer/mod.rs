@@ -1,25 +1,25 @@
 //! The writer thread: takes tensors from the queue, makes records of their slices, writes parts and the
 //! manifest.
 
-mod manifest;
+pub(crate) mod manifest;
 mod page;
 mod part;
 mod scalars;
 
-use crate::{DType, Error, Layout, Summary, Values, job::Job, shared::Shared};
-use bitnet_trace_schema::{PartEntry, RecordMeta, RunState, Stats};
+use crate::{DType, Error, Layout, Values, job::Job, lock, shared::Shared};
+use bitnet_trace_schema::{RecordMeta, RunState, Stats};
 use half::slice::HalfFloatSliceExt;
 use part::{Part, PartError, Row};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-/// Writes the first manifest and starts the writer thread, which returns what it sealed.
+/// Writes the first manifest and starts the writer thread, which ends when the queue is closed.
 ///
 /// # Errors
 /// [`Error::Directory`] where the manifest can't be written, [`Error::Thread`].
-pub(crate) fn spawn(shared: Arc<Shared>, layout: Layout) -> Result<JoinHandle<Summary>, Error> {
-    manifest::write(&shared.dir, &shared.manifest(RunState::Recording, &[])).map_err(|e| {
+pub(crate) fn spawn(shared: Arc<Shared>, layout: Layout) -> Result<JoinHandle<()>, Error> {
+    manifest::write(&shared, RunState::Recording).map_err(|e| {
         let _ = std::fs::remove_dir_all(&shared.dir); // of this run, and empty
         Error::Directory {
             dir: shared.dir.clone(),
@@ -30,11 +30,8 @@ pub(crate) fn spawn(shared: Arc<Shared>, layout: Layout) -> Result<JoinHandle<Su
         .name("bitnet-trace".into())
         .spawn(move || {
             let unwinding = Unwinding(&shared);
-            let mut writer = Writer::new(&shared, layout);
-            let written = writer.run();
-            let summary = writer.end(written);
+            Writer::new(&shared, layout).run();
             std::mem::forget(unwinding);
-            summary
         })
         .map_err(|e| Error::Thread(e.to_string()))
 }
@@ -44,8 +41,10 @@ struct Unwinding<'a>(&'a Shared);
 
 impl Drop for Unwinding<'_> {
     fn drop(&mut self) {
-        self.0
-            .fail("the writer thread panicked; this is a defect of the recorder".into());
+        self.0.fail(
+            "the writer thread panicked; this is a defect of the recorder".into(),
+            1,
+        );
     }
 }
 
@@ -54,7 +53,8 @@ struct Writer<'a> {
     shared: &'a Shared,
     layout: Layout,
     part: Option<Part>,
-    parts: Vec<PartEntry>,
+    /// Number of the first tensor with rows in the part being written.
+    first_unsealed: Option<i64>,
     /// The pass that `visits` belongs to.
     pass: i32,
     /// How often a key was seen in this pass: (request, seq, layer, stage).
@@ -71,7 +71,7 @@ impl<'a> Writer<'a> {
             shared,
             layout,
             part: None,
-            parts: Vec::new(),
+            first_unsealed: None,
             pass: 0,
             visits: HashMap::new(),
             stages: HashMap::new(),
@@ -95,34 +95,28 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Writes what comes until the queue is closed, then seals the last part.
-    fn run(&mut self) -> Result<(), PartError> {
+    /// Writes what comes until the queue is closed, then the end of the run.
+    fn run(&mut self) {
+        let mut state = RunState::Complete;
+        if let Err(error) = self.jobs().and_then(|()| self.seal()) {
+            let unsealed = self
+                .first_unsealed
+                .map_or(0, |first| self.meta.op_index - first + 1);
+            self.shared.fail(error.to_string(), unsealed as u64);
+            state = RunState::Failed;
+        }
+        if let Err(error) = manifest::write(self.shared, state) {
+            self.shared
+                .fail(format!("the manifest cannot be written: {error}"), 0);
+        }
+    }
+
+    fn jobs(&mut self) -> Result<(), PartError> {
         while let Some(job) = self.shared.queue.pop() {
             self.job(&job)?;
             self.shared.queue.recycle(job);
         }
-        self.seal()
-    }
-
-    /// Writes the last manifest.
-    fn end(self, written: Result<(), PartError>) -> Summary {
-        let mut state = RunState::Complete;
-        if let Err(error) = written {
-            self.shared.fail(error.to_string());
-            state = RunState::Failed;
-        }
-        let manifest = self.shared.manifest(state, &self.parts);
-        if let Err(error) = manifest::write(&self.shared.dir, &manifest) {
-            self.shared
-                .fail(format!("the manifest cannot be written: {error}"));
-        }
-        Summary {
-            run: self.shared.run.clone(),
-            dir: self.shared.dir.clone(),
-            records: manifest.records,
-            parts: self.parts.len() as u64,
-            dropped: self.shared.dropped(),
-        }
+        Ok(())
     }
 
     /// Writes a tensor: one record a token.
@@ -184,30 +178,29 @@ impl<'a> Writer<'a> {
             values: (full && dtype.fits_f32()).then(|| bytemuck::cast_slice(floats)),
             raw: (full && !dtype.fits_f32()).then_some(bytes),
         };
+        self.first_unsealed.get_or_insert(self.meta.op_index);
         let part = match &mut self.part {
             Some(part) => part,
-            empty => empty.insert(Part::create(
-                &self.shared.dir,
-                &self.shared.run,
-                self.parts.len() as u32,
-                self.layout,
-            )?),
+            empty => {
+                let index = lock(&self.shared.parts).len() as u32;
+                let part = Part::create(self.shared, index, self.layout)?;
+                empty.insert(part)
+            }
         };
         part.push(&row)?;
         if part.is_full() {
             self.seal()?;
             // what is known so far survives a crash; a failure here is met again at the end
-            let _ = manifest::write(
-                &self.shared.dir,
-                &self.shared.manifest(RunState::Recording, &self.parts),
-            );
+            let _ = manifest::write(self.shared, RunState::Recording);
         }
         Ok(())
     }
 
     fn seal(&mut self) -> Result<(), PartError> {
         if let Some(part) = self.part.take() {
-            self.parts.push(part.seal()?);
+            let sealed = part.seal()?;
+            lock(&self.shared.parts).push(sealed);
+            self.first_unsealed = None;
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use super::page::begin_page;
 use super::scalars::Scalars;
-use crate::{Layout, run::sync_dir};
+use crate::{Layout, run::sync_dir, shared::Shared};
 use bitnet_trace_schema::levels::RowLen;
 use bitnet_trace_schema::{FORMAT_VERSION, PartEntry, RecordMeta, columns, run_dir};
 use parquet::arrow::{ARROW_SCHEMA_META_KEY, ArrowSchemaConverter, encode_arrow_schema};
@@ -19,7 +19,7 @@ use parquet::file::writer::TrackedWrite;
 use parquet::schema::types::SchemaDescPtr;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 const MAGIC: &[u8; 4] = b"PAR1";
@@ -82,20 +82,22 @@ struct Group {
 struct Footer {
     schema: SchemaDescPtr,
     key_values: Vec<KeyValue>,
+    created_by: String,
     groups: Vec<RowGroupMetaData>,
     indexes: Vec<Vec<OffsetIndexMetaData>>,
 }
 
 impl Part {
-    /// Creates part number `index` of the run `run` in its directory.
-    pub fn create(dir: &Path, run: &str, index: u32, layout: Layout) -> Result<Self, PartError> {
+    /// Creates part number `index` of the run.
+    pub fn create(shared: &Shared, index: u32, layout: Layout) -> Result<Self, PartError> {
+        let dir = &shared.dir;
         let name = run_dir::part_name(index);
         let path = dir.join(format!("{name}{}", run_dir::OPEN_SUFFIX));
         let io_error = |error| PartError::Io {
             path: path.clone(),
             error,
         };
-        let footer = Footer::new(run).map_err(|error| PartError::Parquet {
+        let footer = Footer::new(shared).map_err(|error| PartError::Parquet {
             path: path.clone(),
             error,
         })?;
@@ -106,7 +108,7 @@ impl Part {
             .map_err(io_error)?;
         file.write_all(MAGIC).map_err(io_error)?;
         Ok(Self {
-            dir: dir.to_owned(),
+            dir: dir.clone(),
             name,
             file,
             layout,
@@ -252,15 +254,16 @@ impl Part {
 }
 
 impl Footer {
-    fn new(run: &str) -> Result<Self, ParquetError> {
+    fn new(shared: &Shared) -> Result<Self, ParquetError> {
         let arrow = columns::arrow_schema();
         Ok(Self {
             schema: Arc::new(ArrowSchemaConverter::new().convert(&arrow)?),
             key_values: vec![
                 KeyValue::new(ARROW_SCHEMA_META_KEY.to_owned(), encode_arrow_schema(&arrow)),
                 KeyValue::new(columns::KEY_FORMAT_VERSION.to_owned(), FORMAT_VERSION.to_string()),
-                KeyValue::new(columns::KEY_RUN.to_owned(), run.to_owned()),
+                KeyValue::new(columns::KEY_RUN.to_owned(), shared.run.clone()),
             ],
+            created_by: format!("{} version {}", shared.writer.name, shared.writer.version),
             groups: Vec::new(),
             indexes: Vec::new(),
         })
@@ -308,7 +311,7 @@ impl Footer {
         let file = FileMetaData::new(
             2,
             groups.iter().map(RowGroupMetaData::num_rows).sum(),
-            Some(concat!("bitnet-trace version ", env!("CARGO_PKG_VERSION")).to_owned()),
+            Some(self.created_by.clone()),
             Some(std::mem::take(&mut self.key_values)),
             Arc::clone(&self.schema),
             None,
