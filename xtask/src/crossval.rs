@@ -206,9 +206,8 @@ fn record_rust(args: &Args, database: &Path) -> Result<()> {
         .filter(|id| !id.is_empty())
         .map(str::parse)
         .collect::<Result<_, _>>()?;
-    // llama.cpp has not computed on its last token: one more is allowed here for all of its ids to be fed.
-    let mut options = GenerateOptions::new(Prompt::Text(args.prompt.clone()), forced.len() + 1);
-    options.teacher_force = Some(forced);
+    let mut options = GenerateOptions::new(Prompt::Text(args.prompt.clone()), args.max_tokens);
+    options.teacher_force = forced;
     generate(&mut engine, &options, &mut |_| {})?;
     recorder.finish()?;
     Ok(())

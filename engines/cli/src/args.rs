@@ -64,9 +64,9 @@ pub struct RunArgs {
     /// Most tokens to generate. The last one is not fed back: prompt + N - 1 positions are computed.
     #[arg(long, value_name = "N", default_value_t = 16)]
     pub max_tokens: usize,
-    /// Feed these ids as the continuation in place of the engine's own choices.
+    /// Feed these ids as the first tokens of the continuation, in place of the engine's own choices.
     #[arg(long, value_name = "IDS", value_delimiter = ',')]
-    pub teacher_force: Option<Vec<u32>>,
+    pub teacher_force: Vec<u32>,
     /// Most prompt tokens in one forward call; 1 takes the prompt token by token.
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = positive)]
     pub batch: usize,

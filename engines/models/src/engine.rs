@@ -73,9 +73,9 @@ pub struct GenerateOptions {
     /// Most tokens to generate. The last one is not computed on, so that the positions computed
     /// are those of the prompt and `max_tokens - 1` more.
     pub max_tokens: usize,
-    /// The continuation to feed in place of the engine's own choices, so that two engines see the same
-    /// tokens; `max_tokens` cuts it off. No end token stops it.
-    pub teacher_force: Option<Vec<u32>>,
+    /// The first tokens of the continuation, fed in place of the engine's own choices so that two engines see
+    /// the same tokens; `max_tokens` cuts them off, and no end token among them stops the generation.
+    pub teacher_force: Vec<u32>,
     /// Most prompt tokens in one forward call; 1 takes the prompt token by token.
     pub batch: usize,
     /// Take control tokens written in the text (`<|im_start|>`) for those tokens.
@@ -90,7 +90,7 @@ impl GenerateOptions {
         Self {
             prompt,
             max_tokens,
-            teacher_force: None,
+            teacher_force: Vec::new(),
             batch: 512,
             special: false,
             ignore_eos: false,
@@ -264,11 +264,11 @@ pub fn generate(
     if prompt_ids.is_empty() {
         return Err(Error::EmptyPrompt);
     }
-    let forced = options.teacher_force.as_deref();
-    let budget = forced.map_or(options.max_tokens, |forced| options.max_tokens.min(forced.len()));
-    let positions = prompt_ids.len().saturating_add(budget.saturating_sub(1));
+    let positions = prompt_ids
+        .len()
+        .saturating_add(options.max_tokens.saturating_sub(1));
     engine.check(&prompt_ids, positions, options.batch)?;
-    engine.check(forced.unwrap_or_default(), 0, options.batch)?;
+    engine.check(&options.teacher_force, 0, options.batch)?;
     engine.cache.clear();
     engine.describe_run(options, &prompt_ids);
 
@@ -280,18 +280,16 @@ pub fn generate(
     let prompt_time = start.elapsed();
 
     let mut generated_ids = Vec::new();
-    while generated_ids.len() < budget {
-        let next = match forced {
-            Some(forced) => forced[generated_ids.len()],
-            None => greedy(&logits).unwrap_or_default(),
-        };
+    while generated_ids.len() < options.max_tokens {
+        let forced = options.teacher_force.get(generated_ids.len());
+        let next = forced.copied().or_else(|| greedy(&logits)).unwrap_or_default();
         generated_ids.push(next);
         on_token(next);
         let ends = engine
             .tokenizer
             .as_ref()
             .is_some_and(|tokenizer| tokenizer.is_end(next));
-        if generated_ids.len() == budget || (ends && forced.is_none() && !options.ignore_eos) {
+        if generated_ids.len() == options.max_tokens || (ends && forced.is_none() && !options.ignore_eos) {
             break;
         }
         logits = engine.step(&[next])?;

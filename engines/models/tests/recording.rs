@@ -245,7 +245,7 @@ mod faults {
     fn first_difference(faults: &[&str]) -> (Option<(i64, i32, String)>, serde_json::Value) {
         let tiny = Tiny::new(TinyType::F32);
         let options = GenerateOptions {
-            teacher_force: Some(vec![7, 8, 9]),
+            teacher_force: vec![7, 8, 9],
             ..options(3, 4)
         };
         let (_, _, control) = record(&tiny, "control", &options);
