@@ -91,6 +91,11 @@ pub use summary::Summary;
 pub use tap::Tap;
 pub use tensor::{AsTensor, TensorView};
 
+/// The README's examples, compiled and run as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 /// A lock that a panicked thread left behind is taken all the same: recording never panics.
 #[cfg(feature = "trace")]
 fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {

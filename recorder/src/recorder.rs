@@ -268,9 +268,9 @@ impl Handle {
             && summary.dropped > 0
         {
             crate::tell!(
-                "{} tensors are missing from the run {}; run.json counts why (dropped)",
-                summary.dropped,
-                summary.run
+                "tensors missing from the run {}: {}; run.json counts why (dropped)",
+                summary.run,
+                summary.dropped
             );
         }
         end.result = Some(result.clone());
