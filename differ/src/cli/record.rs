@@ -75,7 +75,13 @@ pub fn run(args: Args) -> Result<Output, Failure> {
         error,
     };
     let code = exit::code(report.status);
-    let output = Output::new(args.format, &report, || render::record(&report), code)?;
+    // The program may have left its last line open.
+    let output = Output::new(
+        args.format,
+        &report,
+        || format!("\n{}", render::record(&report)),
+        code,
+    )?;
     Ok(match args.format {
         Format::Text => output.on_stderr(),
         Format::Json => output,
