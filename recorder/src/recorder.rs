@@ -208,8 +208,8 @@ type Show<'a> = dyn FnMut(&mut dyn FnMut(TensorView<'_>)) -> Result<(), TensorEr
 
 impl Handle {
     fn record(&self, tap: &Tap<'_>, show: &mut Show<'_>) -> Result<(), TensorError> {
-        if !self.shared.on.load(Ordering::Relaxed) && self.shared.failure().is_none() {
-            return Err(TensorError::Closed); // sealed: there is no manifest to count in
+        if self.shared.ended.load(Ordering::Relaxed) {
+            return Err(TensorError::Closed); // too late to be counted in the manifest
         }
         let mut result = Err(TensorError::Unreadable("it shows no memory".into()));
         let shown = show(&mut |view| result = self.take(tap, &view));
@@ -240,6 +240,7 @@ impl Handle {
             return result.clone();
         }
         self.shared.on.store(false, Ordering::Relaxed);
+        self.shared.ended.store(true, Ordering::Relaxed);
         for hashing in std::mem::take(&mut end.hashing) {
             let _ = hashing.join(); // a model that can't be hashed has no hash in the manifest
         }

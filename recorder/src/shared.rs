@@ -21,6 +21,8 @@ pub(crate) struct Shared {
     pub writer: Writer,
     /// Whether tensors are taken. Every call looks here first.
     pub on: AtomicBool,
+    /// Whether the engine ended the run.
+    pub ended: AtomicBool,
     pub info: Mutex<RunInfo>,
     pub sequences: Mutex<BTreeMap<i32, Sequence>>,
     /// The parts sealed so far.
@@ -54,6 +56,7 @@ impl Shared {
             queue: Queue::new(builder.queue_bytes),
             values: builder.values,
             on: AtomicBool::new(true),
+            ended: AtomicBool::new(false),
             info: Mutex::default(),
             sequences: Mutex::default(),
             parts: Mutex::default(),
