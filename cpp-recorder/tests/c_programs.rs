@@ -228,3 +228,27 @@ fn an_unwritable_directory_is_one_warning_and_the_engine_goes_on() {
         "{warning}"
     );
 }
+
+#[test]
+fn a_write_that_fails_leaves_the_engine_alone_and_the_run_says_failed() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let abi = compile("cc", "-std=c99", "abi.c", false, dir.path());
+    let traces = dir.path().join("traces");
+    // files of at most 300 KiB (ulimit counts 512 bytes): the second page does not fit
+    let limited = "trap '' XFSZ; ulimit -f 600; exec \"$0\" flood -";
+    let mut shell = program(Path::new("/bin/sh"));
+    shell.args(["-c", limited]).arg(&abi);
+    let output = run(shell
+        .env("BITNET_TRACE_DIR", &traces)
+        .env("BITNET_TRACE_RUN", "f"));
+    assert_eq!(output.stdout, b"the engine's output\n");
+    let warnings = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(warnings.matches("stops").count(), 1, "{warnings}");
+    let m = manifest(&traces.join("run=f"));
+    assert_eq!(
+        (m.state, m.records, m.dropped.total),
+        (RunState::Failed, 0, 100),
+        "{warnings}"
+    );
+    assert!(m.failure.is_some_and(|f| f.contains("part-00000.parquet.open")));
+}

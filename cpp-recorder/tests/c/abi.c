@@ -165,6 +165,21 @@ static void global(void) {
     CHECK(bnt_record(rec, &tap, &tensor) == BNT_OK);
 }
 
+/* More than a page of tensors, on a system that lets no file grow beyond that. */
+static void flood(void) {
+    static float values[4096];
+    const int64_t shape[1] = {4096};
+    bnt_tensor tensor = bnt_tensor_make(BNT_F32, values, sizeof values, 1, shape);
+    bnt_recorder *rec = bnt_global("c-engine", "2");
+    int64_t seq;
+    CHECK(rec != NULL);
+    for (seq = 0; seq < 100; seq++) {
+        bnt_tap tap = bnt_tap_make("logits", -1, seq);
+        int code = bnt_record(rec, &tap, &tensor);
+        CHECK(code == BNT_OK || code == BNT_DROPPED);
+    }
+}
+
 int main(int argc, char **argv) {
     CHECK(argc == 3);
     CHECK(bnt_abi_version() == BNT_ABI_VERSION);
@@ -179,6 +194,8 @@ int main(int argc, char **argv) {
         CHECK(bnt_close(bnt_global(NULL, NULL), NULL) == BNT_OK);
         CHECK(!bnt_is_on(bnt_global(NULL, NULL)));
         CHECK(bnt_close(bnt_global(NULL, NULL), NULL) == BNT_OK);
+    } else if (strcmp(argv[1], "flood") == 0) {
+        flood();
     } else if (strcmp(argv[1], "off") == 0) {
         CHECK(bnt_from_env("e", "1") == NULL && bnt_global("e", "1") == NULL);
     } else {

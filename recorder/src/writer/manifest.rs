@@ -11,9 +11,15 @@ pub(crate) fn write(shared: &Shared, state: RunState) -> io::Result<()> {
     let (dir, manifest) = (&shared.dir, shared.manifest(state));
     let path = dir.join(run_dir::MANIFEST);
     let temporary = dir.join(format!("{}.new", run_dir::MANIFEST));
-    let mut file = File::create(&temporary)?;
-    file.write_all(manifest.to_json().as_bytes())?;
-    file.sync_all()?;
-    std::fs::rename(&temporary, &path)?;
+    let written = (File::create(&temporary))
+        .and_then(|mut file| {
+            file.write_all(manifest.to_json().as_bytes())?;
+            file.sync_all()
+        })
+        .and_then(|()| std::fs::rename(&temporary, &path));
+    if written.is_err() {
+        let _ = std::fs::remove_file(&temporary);
+    }
+    written?;
     sync_dir(dir)
 }

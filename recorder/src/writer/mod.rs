@@ -99,6 +99,9 @@ impl<'a> Writer<'a> {
     fn run(&mut self) {
         let mut state = RunState::Complete;
         if let Err(error) = self.jobs().and_then(|()| self.seal()) {
+            if let Some(part) = &self.part {
+                part.make_room();
+            }
             let unsealed = self
                 .first_unsealed
                 .map_or(0, |first| self.meta.op_index - first + 1);
@@ -197,9 +200,10 @@ impl<'a> Writer<'a> {
     }
 
     fn seal(&mut self) -> Result<(), PartError> {
-        if let Some(part) = self.part.take() {
+        if let Some(part) = &mut self.part {
             let sealed = part.seal()?;
             lock(&self.shared.parts).push(sealed);
+            self.part = None;
             self.first_unsealed = None;
         }
         Ok(())

@@ -51,6 +51,8 @@ pub(crate) struct Part {
     footer: Footer,
     /// Bytes written so far.
     offset: u64,
+    /// Where the page written last begins.
+    last_page: u64,
     page: Page,
     group: Group,
     scalars: Scalars,
@@ -114,6 +116,7 @@ impl Part {
             layout,
             footer,
             offset: MAGIC.len() as u64,
+            last_page: 0,
             page: Page::default(),
             group: Group::default(),
             scalars: Scalars::new(),
@@ -172,6 +175,7 @@ impl Part {
         let mut head = std::mem::take(&mut self.scratch);
         begin_page(&self.page.rows, self.offset, &mut head);
         let size = (head.len() + values.len()) as u64;
+        let start = self.offset;
         let group = &mut self.group;
         if group.bytes == 0 {
             group.first_page = self.offset;
@@ -188,6 +192,9 @@ impl Part {
         self.page.rows.clear();
         let written = self.write(&head).and_then(|()| self.write(values));
         self.scratch = head;
+        if written.is_ok() {
+            self.last_page = start;
+        }
         written
     }
 
@@ -210,7 +217,7 @@ impl Part {
     /// Ends the file and gives it its name. The order makes a part that has its name whole, whatever
     /// happens: the footer is written, the file's bytes are forced to disk, only then is it renamed, and
     /// the directory is forced to disk as it holds the name.
-    pub fn seal(mut self) -> Result<PartEntry, PartError> {
+    pub fn seal(&mut self) -> Result<PartEntry, PartError> {
         self.end_group()?;
         let footer = self
             .footer
@@ -222,10 +229,16 @@ impl Part {
             .and_then(|()| sync_dir(&self.dir));
         sealed.map_err(|e| self.io_error(e))?;
         Ok(PartEntry {
-            file: self.name,
+            file: self.name.clone(),
             rows: self.rows,
             bytes: self.offset,
         })
+    }
+
+    /// After a failure, cuts off the last page and what was written of the next: on a full disk, that is
+    /// the room for a manifest that says so.
+    pub fn make_room(&self) {
+        let _ = self.file.set_len(self.last_page); // nothing is left to try if this fails
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), PartError> {
