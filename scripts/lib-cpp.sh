@@ -49,6 +49,7 @@ build_recorder() {
   step "trace library for C and C++ (cargo build -p bitnet-trace-cpp --release)"
   (cd "$ROOT" && cargo build --quiet --release --locked -p bitnet-trace-cpp) >&2 ||
     die "cargo could not build bitnet-trace-cpp; its message is above"
+  touch "$library" # cargo leaves it as it is where the newer files change nothing in it
 }
 
 fetch_llama() {
@@ -82,7 +83,7 @@ build_demo_engine() {
   local key build="$DEMO/build/llama.cpp"
   key="$(pin $LLAMA_PACKAGE) ${LLAMA_OPTIONS[*]} $(processor_options) $("${CXX:-c++}" --version | head -n 1) $ROOT"
   if stamp_ok llama-build "$key" && [ -e "$DEMO/lib/libllama.so" ]; then
-    say "    engine: llama.cpp b$(llama_version) (already built)"
+    idle "    engine: llama.cpp b$(llama_version) (already built)"
     return
   fi
   fetch_llama
@@ -105,12 +106,21 @@ llama_version() { pin_version $LLAMA_PACKAGE | cut -d. -f1; }
 
 # build_runner NAME BUILD BIN RPATH ENGINE VERSION INCLUDES LIBRARY: CMake lists with semicolons.
 build_runner() {
-  local name=$1 build=$2 bin=$3 rpath=$4 engine=$5 version=$6 includes=$7 library=$8
+  local name=$1 build=$2 bin=$3 rpath=$4 engine=$5 version=$6 includes=$7 library=$8 key="$*"
+  local recorder="$TARGET/release/libbitnet_trace.a"
+  if stamp_ok "$name" "$key" && [ -x "$bin/cpp-runner" ] && [ -x "$bin/one-line-host" ] &&
+    [ -z "$(find "$ROOT/engines/cpp-runner" "$ROOT/cpp-recorder/include" "$library" "$recorder" -type f \
+      -newer "$bin/cpp-runner" -print -quit)" ]; then
+    idle "    runner: ${bin#"$ROOT"/}/cpp-runner (already built)"
+    printf '%s\n' "$bin/cpp-runner"
+    return
+  fi
+  stamp_clear "$name"
   step "C++ runner"
   run_logged "$name-configure" cmake -G Ninja -S "$ROOT/engines/cpp-runner" -B "$build" \
     -DCMAKE_BUILD_TYPE=Release "-DLLAMA_INCLUDE_DIRS=$includes" "-DLLAMA_LIBRARY=$library" \
     "-DLLAMA_ENGINE=$engine" "-DLLAMA_VERSION=$version" "-DCMAKE_BUILD_RPATH=$rpath" -DCMAKE_BUILD_RPATH_USE_ORIGIN=ON \
-    "-DBITNET_TRACE_LIBRARY=$TARGET/release/libbitnet_trace.a" ||
+    "-DBITNET_TRACE_LIBRARY=$recorder" ||
     die "cmake could not configure engines/cpp-runner"
   run_ninja "$name-build" cmake --build "$build" --parallel "$(jobs_count)" ||
     die "could not build engines/cpp-runner"
@@ -120,6 +130,7 @@ build_runner() {
     cp "$build/$program" "$bin/.$program.$$"
     mv -f "$bin/.$program.$$" "$bin/$program"
   done
+  stamp_set "$name" "$key"
   say "    runner: ${bin#"$ROOT"/}/cpp-runner"
   printf '%s\n' "$bin/cpp-runner"
 }
@@ -194,7 +205,7 @@ build_user_runner() {
     [ -n "$USER_LIBRARY" ] || die "the build of $USER_SOURCE made no libllama.so in $place/engine"
     rpath=$(find "$place/engine" -name '*.so' -printf '%h\n' | sort -u | paste -sd ';')
   else
-    say "    engine: $USER_LIBRARY"
+    idle "    engine: $USER_LIBRARY"
     rpath=$(engine_library_dirs "$USER_LIBRARY")
   fi
   version=$(user_version)

@@ -2,6 +2,8 @@
 # Progress goes to stderr; stdout is kept for the one answer a caller reads.
 
 say()  { printf '%s\n' "$*" >&2; }
+# What is up to date is told to people, not to programs that only want it to be there.
+idle() { [ -n "${SETUP_QUIET:-}" ] || say "$@"; }
 step() { printf '==> %s\n' "$*" >&2; }
 die()  { printf 'setup: %s\n' "$*" >&2; exit 2; }
 have() { command -v "$1" >/dev/null 2>&1; }

@@ -174,7 +174,8 @@ fn record_cpp(runner: &Path, args: &Args, database: &Path) -> Result<()> {
         .arg("--model")
         .arg(&args.model)
         .args(["--prompt", &args.prompt]);
-    command.args(["--max-tokens", &args.max_tokens.to_string()]);
+    // An end token is no reason to compare fewer positions than were asked for.
+    command.args(["--max-tokens", &args.max_tokens.to_string(), "--ignore-eos"]);
     command
         .env("BITNET_TRACE_DIR", database)
         .env("BITNET_TRACE_RUN", CPP);
@@ -208,6 +209,7 @@ fn record_rust(args: &Args, database: &Path) -> Result<()> {
         .collect::<Result<_, _>>()?;
     let mut options = GenerateOptions::new(Prompt::Text(args.prompt.clone()), args.max_tokens);
     options.teacher_force = forced;
+    options.ignore_eos = true;
     generate(&mut engine, &options, &mut |_| {})?;
     recorder.finish()?;
     Ok(())

@@ -127,7 +127,13 @@ impl Demo<'_> {
     /// Records llama.cpp, then the Rust engine on the ids that llama.cpp generated.
     fn record_pair(&self, cpp: &str, rust: &[(&str, Option<&String>)], model: &Path) -> Result<()> {
         let tokens = self.args.max_tokens.to_string();
-        let common = ["--prompt", &self.args.prompt, "--max-tokens", &tokens];
+        let common = [
+            "--prompt",
+            &self.args.prompt,
+            "--max-tokens",
+            &tokens,
+            "--ignore-eos",
+        ];
         let mut runner = Command::new(&self.runner);
         self.record(cpp, runner.arg("--model").arg(model).args(common))?;
         let ids = generated_ids(&self.traces, cpp)?;

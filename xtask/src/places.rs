@@ -19,6 +19,7 @@ pub fn cpp_runner() -> anyhow::Result<PathBuf> {
     let script = root().join("scripts/setup.sh");
     let out = std::process::Command::new(&script)
         .arg("cpp")
+        .env("SETUP_QUIET", "1")
         .stderr(std::process::Stdio::inherit())
         .output()
         .with_context(|| format!("{} can't be run", script.display()))?;

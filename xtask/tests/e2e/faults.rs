@@ -27,11 +27,12 @@ fn each_planted_fault_is_named_at_its_exact_place_and_no_fault_at_none() {
     for (i, (fault, (seq, layer, stage))) in FAULTS.iter().enumerate() {
         let name = format!("fault-{i}");
         db.record(&name, rust(&f32(), &db).args(["--fault", fault]));
-        assert_eq!(
-            db.manifest(&name)["settings"]["fault"],
-            *fault,
-            "the manifest tells of the fault"
-        );
+        let told = db.manifest(&name)["settings"]["fault"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
+        let kind = fault.split(['=', '@']).next().expect("a name");
+        assert!(told.starts_with(kind), "the manifest tells of the fault: {told}");
         // Either side may be the faulty one.
         for (a, b) in [("cpp", name.as_str()), (name.as_str(), "cpp")] {
             let (code, first) = db.first(a, b, &[]);
