@@ -10,15 +10,15 @@ ALL := --workspace --features cpu,trace,faults,inference,candle,ndarray
 .DEFAULT_GOAL := help
 
 help: ## list these words
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 22
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 22
 
 demo: release ## set up, record llama.cpp and the Rust engine on a real model, show where they diverge
-	scripts/setup.sh cpp models
-	target/release/xtask demo
+	@scripts/setup.sh cpp models >/dev/null
+	@target/release/xtask demo
 
 test: release ## set up, then pass every check and test
-	scripts/setup.sh cpp models python
-	$(MAKE) --no-print-directory lint unit e2e readers
+	@scripts/setup.sh cpp models python >/dev/null
+	$(MAKE) --no-print-directory lint unit e2e story readers
 
 release:
 	@scripts/setup.sh tools
@@ -41,7 +41,10 @@ unit: ## the tests of every crate, with and without the features that change the
 e2e: ## the built programs on real engines: llama.cpp against the Rust engine (after `make setup`)
 	$(CARGO) test -p xtask --features inference --test e2e -- --ignored
 
-readers: ## DuckDB, pandas and Polars read the demo's parts (after `make setup`)
+story: ## the demo's three steps, without set-up: each must end as told (after `make setup`)
+	target/release/xtask demo
+
+readers: ## DuckDB, pandas and Polars read the demo's parts (after `make story`)
 	target/venv/bin/python -m unittest discover -s scripts/tests -v
 
 fmt: ## format the code
@@ -61,4 +64,4 @@ trace-diff: ## first divergence between two runs: RS= CPP=
 clean: ## remove everything that was built, downloaded or recorded
 	rm -rf target
 
-.PHONY: help demo test release setup lint unit e2e readers fmt golden crossval-per-token trace-diff clean
+.PHONY: help demo test release setup lint unit e2e story readers fmt golden crossval-per-token trace-diff clean

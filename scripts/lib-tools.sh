@@ -87,7 +87,7 @@ setup_tools() {
 setup_python() {
   check_compilers
   ensure_venv
-  pip_install venv-readers "$(pin duckdb)" "$(pin gguf)" "$(pin numpy)" "$(pin pandas)" "$(pin polars)" "$(pin pyarrow)"
+  pip_install venv-readers "$(pin duckdb)" "$(pin numpy)" "$(pin pandas)" "$(pin polars)" "$(pin pyarrow)"
 }
 
 # pip_fetch PACKAGE DIRECTORY [PIP OPTION...]: the pinned file of a package, checked by its hash.

@@ -13,7 +13,7 @@ usage: scripts/setup.sh [tools|models|cpp|python|all]...
            with BITNET_CPP_DIR=DIR the runner is built against your own llama.cpp or
            bitnet.cpp (source tree, build or install folder) under target/cpp/ instead.
            The last line, alone on stdout, is the path of the runner
-  python   duckdb, pandas, polars, pyarrow, gguf into target/venv
+  python   duckdb, pandas, polars, pyarrow into target/venv
   all      everything above (the default)
 
 environment:

@@ -3,6 +3,7 @@
 Runs over the database of the environment variable TRACES (default: the demo's), after `make setup`.
 """
 
+import glob
 import json
 import os
 import pathlib
@@ -42,11 +43,11 @@ class Readers(unittest.TestCase):
         self.assertEqual(rows, {name: m["records"] for name, m in self.runs.items()})
 
     def test_duckdb_finds_no_key_twice(self):
-        twice = self.duck.sql(f"SELECT count(*) FROM (SELECT 1 FROM t GROUP BY {','.join(KEY)} HAVING count(*) > 1)")
+        twice = self.duck.execute(f"SELECT count(*) FROM (SELECT 1 FROM t GROUP BY {','.join(KEY)} HAVING count(*) > 1)")
         self.assertEqual(twice.fetchone()[0], 0)
 
     def test_duckdb_recomputes_every_rms_from_the_values(self):
-        checked, worst = self.duck.sql("""
+        checked, worst = self.duck.execute("""
             SELECT count(*), max(abs(rms - sqrt(list_sum(list_transform(values, lambda x: x::DOUBLE * x)) / len(values))) / rms)
             FROM t WHERE rms > 0 AND nan_count + inf_count = 0
         """).fetchone()
@@ -54,7 +55,7 @@ class Readers(unittest.TestCase):
         self.assertLess(worst, 1e-12)
 
     def test_pandas_reads_the_same_keys_and_recomputes_every_rms(self):
-        frame = pd.read_parquet(TRACES, columns=[*KEY, "values", "rms", "num_elements"])
+        frame = pd.read_parquet(sorted(glob.glob(self.glob, recursive=True)), columns=[*KEY, "values", "rms", "num_elements"])
         self.assertEqual(len(frame), self.records)
         self.assertFalse(frame.duplicated(KEY).any())
         self.assertTrue((frame["values"].map(len) == frame["num_elements"]).all())
