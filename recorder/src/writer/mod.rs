@@ -5,6 +5,7 @@ pub(crate) mod manifest;
 mod page;
 mod part;
 mod scalars;
+mod visits;
 
 use crate::{DType, Error, Layout, Values, job::Job, lock, shared::Shared};
 use bitnet_trace_schema::{RecordMeta, RunState, Stats};
@@ -13,6 +14,7 @@ use part::{Part, PartError, Row};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use visits::Visits;
 
 /// Writes the first manifest and starts the writer thread, which ends when the queue is closed.
 ///
@@ -57,8 +59,8 @@ struct Writer<'a> {
     first_unsealed: Option<i64>,
     /// The pass that `visits` belongs to.
     pass: i32,
-    /// How often a key was seen in this pass: (request, seq, layer, stage).
-    visits: HashMap<(i32, i64, i32, u32), i32>,
+    /// How often each key was seen in this pass.
+    visits: Visits,
     /// A number for each stage.
     stages: HashMap<String, u32>,
     meta: RecordMeta,
@@ -73,7 +75,7 @@ impl<'a> Writer<'a> {
             part: None,
             first_unsealed: None,
             pass: 0,
-            visits: HashMap::new(),
+            visits: Visits::default(),
             stages: HashMap::new(),
             meta: RecordMeta {
                 seq: 0,
@@ -144,9 +146,7 @@ impl<'a> Writer<'a> {
         for (i, &(seq, request)) in job.tokens.iter().enumerate() {
             let elements = job.slice_shape(i, &mut self.meta.shape);
             let end = start + elements * job.dtype.size();
-            let visits = self.visits.entry((request, seq, job.layer, stage)).or_default();
-            self.meta.occurrence = *visits;
-            *visits = visits.saturating_add(1);
+            self.meta.occurrence = self.visits.visit(request, job.layer, stage, seq);
             self.meta.seq = seq;
             self.meta.request = request;
             self.meta.num_elements = elements as i64;
