@@ -22,6 +22,7 @@
  *   functions below, which also set what is not zero by default. A struct of a newer header is accepted.
  * - Strings are UTF-8 and are copied; NULL means empty, or the default.
  * - A recorder may be used from several threads at once. Closing it is the last use.
+ * - A forked child does not record: in it a recorder is as after its end, and stderr says so once.
  */
 #ifndef BITNET_TRACE_H
 #define BITNET_TRACE_H

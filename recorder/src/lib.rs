@@ -34,13 +34,10 @@
 #[cfg(target_endian = "big")]
 compile_error!("the recorder writes tensors as they lie in memory, and the format is little-endian");
 
-/// A line on stderr. Unlike `eprintln!` it does not panic where stderr is closed.
+/// A line on stderr.
 #[cfg(feature = "trace")]
 macro_rules! tell {
-    ($($text:tt)*) => {{
-        use std::io::Write;
-        let _ = writeln!(std::io::stderr(), "bitnet-trace: {}", format_args!($($text)*));
-    }};
+    ($($text:tt)*) => { $crate::line(format_args!($($text)*)) };
 }
 #[cfg(feature = "trace")]
 use tell;
@@ -76,6 +73,8 @@ mod run;
 #[cfg(feature = "trace")]
 mod shared;
 #[cfg(feature = "trace")]
+mod signals;
+#[cfg(feature = "trace")]
 mod writer;
 
 pub use bitnet_trace_schema::{DType, Engine, Model, Observation, Settings, ValuesMode as Values};
@@ -95,6 +94,15 @@ pub use tensor::{AsTensor, TensorView};
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// A line on stderr. Unlike `eprintln!` it neither panics nor ends the process where stderr is closed.
+#[cfg(feature = "trace")]
+fn line(text: std::fmt::Arguments<'_>) {
+    use std::io::Write;
+    signals::blocked(|| {
+        let _ = writeln!(std::io::stderr(), "bitnet-trace: {text}");
+    });
+}
 
 /// A lock that a panicked thread left behind is taken all the same: recording never panics.
 #[cfg(feature = "trace")]

@@ -5,7 +5,7 @@ use crate::{
 };
 use bitnet_trace_schema::RunState;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
@@ -22,6 +22,8 @@ struct Handle {
     shared: Arc<Shared>,
     /// The process that started the writer thread; a forked child has none.
     pid: u32,
+    /// Whether a forked child was told that it does not record.
+    told: AtomicBool,
     end: Mutex<End>,
 }
 
@@ -41,6 +43,7 @@ impl Recorder {
         Ok(Self(Some(Arc::new(Handle {
             shared,
             pid: std::process::id(),
+            told: AtomicBool::new(false),
             end: Mutex::new(End {
                 writer: Some(writer),
                 ..End::default()
@@ -76,7 +79,8 @@ impl Recorder {
         RecorderBuilder::new(dir.into())
     }
 
-    /// Whether tensors are taken: false when off, after a failure and after the end.
+    /// Whether tensors are taken: false when off, after a failure, after the end, and in a forked child of
+    /// the process that started the recorder.
     #[inline]
     pub fn is_on(&self) -> bool {
         self.active().is_some()
@@ -91,7 +95,7 @@ impl Recorder {
 
     #[inline]
     fn active(&self) -> Option<&Handle> {
-        self.0.as_deref().filter(|h| h.shared.on.load(Ordering::Relaxed))
+        (self.0.as_deref()).filter(|h| h.shared.on.load(Ordering::Relaxed) && h.is_owner())
     }
 
     /// The run's name, which may have a number appended to the one asked for; `None` when off.
@@ -185,7 +189,7 @@ impl Recorder {
 
     /// Counts a tensor that the engine could not hand over, under a reason in a few words.
     pub fn drop_tensor(&self, tap: Tap<'_>, reason: &str) {
-        if let Some(handle) = &self.0 {
+        if let Some(handle) = self.0.as_ref().filter(|handle| handle.is_owner()) {
             let error = TensorError::Refused(reason.to_owned());
             handle.shared.count(tap.stage, tap.layer, &error);
         }
@@ -208,7 +212,7 @@ type Show<'a> = dyn FnMut(&mut dyn FnMut(TensorView<'_>)) -> Result<(), TensorEr
 
 impl Handle {
     fn record(&self, tap: &Tap<'_>, show: &mut Show<'_>) -> Result<(), TensorError> {
-        if self.shared.ended.load(Ordering::Relaxed) {
+        if self.shared.ended.load(Ordering::Relaxed) || !self.is_owner() {
             return Err(TensorError::Closed); // too late to be counted in the manifest
         }
         let mut result = Err(TensorError::Unreadable("it shows no memory".into()));
@@ -225,6 +229,21 @@ impl Handle {
         let mut job = queue.reserve(plan.bytes).ok_or(TensorError::Closed)?;
         job.fill(tap, view, &plan);
         queue.push(job).then_some(()).ok_or(TensorError::Closed)
+    }
+
+    /// Whether this is the process that started the recorder. A forked child has no writer thread, and a
+    /// lock that another thread held when it forked stays locked: so nothing else is touched there.
+    fn is_owner(&self) -> bool {
+        let owner = std::process::id() == self.pid;
+        if !owner && !self.told.swap(true, Ordering::Relaxed) {
+            crate::tell!(
+                "process {} is a fork of process {}, to which the run {} belongs: nothing is recorded here",
+                std::process::id(),
+                self.pid,
+                self.shared.run
+            );
+        }
+        owner
     }
 
     fn finish(&self) -> Result<Summary, Error> {
@@ -283,6 +302,12 @@ impl Drop for Handle {
     fn drop(&mut self) {
         if std::process::id() == self.pid {
             let _ = self.finish(); // a failure was told on stderr when it happened
+        } else {
+            // these threads don't exist in a forked child, where their ids may be those of others by now
+            let end = self.end.get_mut();
+            std::mem::forget(std::mem::take(
+                end.unwrap_or_else(std::sync::PoisonError::into_inner),
+            ));
         }
     }
 }

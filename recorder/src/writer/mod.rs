@@ -7,7 +7,7 @@ mod part;
 mod scalars;
 mod visits;
 
-use crate::{DType, Error, Layout, Values, job::Job, lock, shared::Shared};
+use crate::{DType, Error, Layout, Values, job::Job, lock, shared::Shared, signals};
 use bitnet_trace_schema::{RecordMeta, RunState, Stats};
 use half::slice::HalfFloatSliceExt;
 use part::{Part, PartError, Row};
@@ -28,14 +28,19 @@ pub(crate) fn spawn(shared: Arc<Shared>, layout: Layout) -> Result<JoinHandle<()
             cause: e.to_string(),
         }
     })?;
-    std::thread::Builder::new()
-        .name("bitnet-trace".into())
-        .spawn(move || {
+    let dir = shared.dir.clone();
+    let thread = std::thread::Builder::new().name("bitnet-trace".into());
+    let started = signals::blocked(|| {
+        thread.spawn(move || {
             let unwinding = Unwinding(&shared);
             Writer::new(&shared, layout).run();
             std::mem::forget(unwinding);
         })
-        .map_err(|e| Error::Thread(e.to_string()))
+    });
+    started.map_err(|e| {
+        let _ = std::fs::remove_dir_all(dir); // it holds a manifest that says `recording`
+        Error::Thread(e.to_string())
+    })
 }
 
 /// Lets the engine's threads go if the writer thread panics.
