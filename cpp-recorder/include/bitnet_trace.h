@@ -171,8 +171,12 @@ int bnt_set_model(bnt_recorder *recorder, const char *path);
  * Any other key goes to settings.extra. BNT_ERR_ARGUMENT where the value is not of the key's kind. */
 int bnt_set(bnt_recorder *recorder, const char *key, const char *value);
 
+/* The program cannot go on, because of `cause`: what was recorded is sealed by bnt_close() (or at exit) as ever,
+ * but the run says `failed` and why. The first cause stands. */
+void bnt_fail(bnt_recorder *recorder, const char *cause);
+
 /* Seals the run and frees the recorder (but not the process-wide one). BNT_ERR_INCOMPLETE, with the reason,
- * if the recorder gave up before. */
+ * if the recorder gave up before, or the program did (bnt_fail). */
 int bnt_close(bnt_recorder *recorder, bnt_error *error);
 
 /* --- constructors: everything that is not said is as if it were absent ------------------------------- */

@@ -13,6 +13,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <initializer_list>
 #include <stdexcept>
 #include <string>
@@ -120,7 +121,8 @@ class tensor {
     bool strided_ = false;
 };
 
-// A recorder of one run; sealed when it is destroyed. Movable. An empty one is off.
+// A recorder of one run; sealed when it is destroyed: as `failed` where an exception does that. Movable. An
+// empty one is off.
 class recorder {
   public:
     recorder() noexcept = default;
@@ -136,7 +138,9 @@ class recorder {
     recorder(const recorder &) = delete;
     recorder &operator=(const recorder &) = delete;
     ~recorder() {
-        if (owned_) bnt_close(handle_, nullptr);
+        if (!owned_) return;
+        if (std::uncaught_exceptions() > exceptions_) bnt_fail(handle_, "an exception ended the engine");
+        bnt_close(handle_, nullptr);
     }
 
     // The recorder that BITNET_TRACE_DIR and its companions ask for; off when they ask for none.
@@ -180,6 +184,7 @@ class recorder {
     void drop(const char *stage, std::int32_t layer, const char *reason) noexcept {
         bnt_drop(handle_, stage, layer, reason);
     }
+    void fail(const char *cause) noexcept { bnt_fail(handle_, cause); }
     int set_model(const char *path) noexcept { return bnt_set_model(handle_, path); }
     int set(const char *key, const char *value) noexcept { return bnt_set(handle_, key, value); }
     int set(const char *key, const std::string &value) noexcept { return set(key, value.c_str()); }
@@ -192,6 +197,7 @@ class recorder {
   private:
     bnt_recorder *handle_ = nullptr;
     bool owned_ = true;
+    int exceptions_ = std::uncaught_exceptions(); // more when it is destroyed: one that unwinds
 };
 
 } // namespace bitnet_trace

@@ -307,6 +307,25 @@ pub unsafe extern "C" fn bnt_drop(
     });
 }
 
+/// The engine cannot go on.
+///
+/// # Safety
+/// `recorder` is NULL or a handle that has not been closed; `cause` is NULL or a C string.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn bnt_fail(recorder: *mut bnt_recorder, cause: *const c_char) {
+    guard((), || {
+        // SAFETY: the caller's promise
+        let (recorder, cause) = unsafe { (handle(recorder), text(cause)) };
+        if let Some(recorder) = recorder {
+            recorder.fail(if cause.is_empty() {
+                "the engine failed"
+            } else {
+                &cause
+            });
+        }
+    });
+}
+
 /// The model file.
 ///
 /// # Safety

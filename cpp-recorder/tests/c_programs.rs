@@ -194,6 +194,14 @@ fn a_cpp_program_records_from_several_threads_and_seals_itself() {
     }
     let m = manifest(&traces.join("run=cpp"));
     assert_eq!((m.state, m.dropped.total), (RunState::Complete, 2));
+    for (run, cause) in [
+        ("run=thrown", "an exception ended the engine"),
+        ("run=failed", "no memory for the context"),
+    ] {
+        let m = manifest(&traces.join(run));
+        assert_eq!((m.state, m.records), (RunState::Failed, 1));
+        assert_eq!(m.failure.as_deref(), Some(cause));
+    }
 }
 
 #[test]

@@ -29,7 +29,7 @@ pub enum Error {
     /// The writer thread could not be started.
     #[error("cannot start the writer thread: {0}")]
     Thread(String),
-    /// The recorder gave up while the engine ran. The parts that were sealed before are valid.
+    /// The recorder gave up while the engine ran, or the engine did. The parts that were sealed are valid.
     #[error("the run {run} is incomplete: {cause}")]
     Failed {
         /// The run's name.

@@ -11,8 +11,8 @@ use std::thread::JoinHandle;
 
 /// Records an engine's tensors into a run, from any thread. Cheap to clone.
 ///
-/// A run is sealed by [`Recorder::finish`], or when the last clone is dropped. Without feature `trace`
-/// every function of it is empty.
+/// A run is sealed by [`Recorder::finish`], or when the last clone is dropped (by a panic: as `failed`).
+/// Without feature `trace` every function of it is empty.
 #[derive(Debug, Clone, Default)]
 pub struct Recorder(Option<Arc<Handle>>);
 
@@ -195,10 +195,21 @@ impl Recorder {
         }
     }
 
+    /// The engine cannot go on, because of `cause`: what it recorded is sealed as ever, but the run says
+    /// `failed` and why, and is not taken for a complete one. The first cause stands.
+    ///
+    /// A recorder that is dropped by a panic says so by itself.
+    pub fn fail(&self, cause: &str) {
+        if let Some(handle) = self.active() {
+            handle.shared.cut_short(cause.to_owned());
+        }
+    }
+
     /// Writes what is queued and seals the run. Further calls return the same.
     ///
     /// # Errors
-    /// [`Error::Failed`] where the recorder gave up before. A recorder that is off has an empty summary.
+    /// [`Error::Failed`] where the recorder gave up before, or the engine did ([`Recorder::fail`]). A recorder
+    /// that is off has an empty summary.
     pub fn finish(&self) -> Result<Summary, Error> {
         match &self.0 {
             Some(handle) => handle.finish(),
@@ -301,6 +312,9 @@ impl Handle {
 impl Drop for Handle {
     fn drop(&mut self) {
         if std::process::id() == self.pid {
+            if std::thread::panicking() && !self.shared.ended.load(Ordering::Relaxed) {
+                self.shared.cut_short("the engine panicked".into());
+            }
             let _ = self.finish(); // a failure was told on stderr when it happened
         } else {
             // these threads don't exist in a forked child, where their ids may be those of others by now

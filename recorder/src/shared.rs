@@ -117,6 +117,17 @@ impl Shared {
         }
     }
 
+    /// The engine gives up: what it recorded is written, and the run is not complete.
+    pub fn cut_short(&self, cause: String) {
+        if self.failure.set(cause).is_ok() {
+            crate::tell!(
+                "the run {} is not complete: {}",
+                self.run,
+                self.failure().unwrap_or_default()
+            );
+        }
+    }
+
     /// Notes token ids; ids below 0 and positions out of range are not known.
     pub fn tokens(&self, request: i32, first_seq: i64, ids: &mut dyn Iterator<Item = i64>) {
         let mut sequences = lock(&self.sequences);

@@ -68,6 +68,34 @@ fn the_last_clone_seals_the_run_when_it_is_dropped() {
 }
 
 #[test]
+fn a_run_that_a_panic_or_an_error_of_the_engine_cuts_short_is_not_complete() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let panicking = recorder(dir.path(), "panic");
+    let run = panicking.run_dir().expect("on").to_owned();
+    let engine = std::thread::spawn(move || {
+        panicking.record(Tap::new("x", 0, 0), &[1.0f32][..]);
+        panic!("the engine's own panic");
+    });
+    assert!(engine.join().is_err());
+    let m = common::manifest(&run);
+    assert_eq!((m.state, m.records, m.dropped.total), (RunState::Failed, 1, 0));
+    assert_eq!(m.failure.as_deref(), Some("the engine panicked"));
+    assert_eq!(common::read(&run).len(), 1, "what was recorded is kept");
+
+    let failing = recorder(dir.path(), "error");
+    let run = failing.run_dir().expect("on").to_owned();
+    failing.fail("no memory for the context");
+    failing.fail("a later cause");
+    assert!(failing.is_on());
+    failing.record(Tap::new("x", 0, 0), &[1.0f32][..]);
+    let error = failing.finish().expect_err("incomplete");
+    assert!(error.to_string().contains("no memory for the context"), "{error}");
+    let m = common::manifest(&run);
+    assert_eq!((m.state, m.records), (RunState::Failed, 1));
+    assert_eq!(m.failure.as_deref(), Some("no memory for the context"));
+}
+
+#[test]
 fn a_finished_run_stays_as_it_is() {
     let dir = tempfile::tempdir().expect("a directory");
     let recorder = recorder(dir.path(), "a");

@@ -59,5 +59,17 @@ int main(int argc, char **argv) {
         thrown = e.code() == BNT_ERR_IO && std::strstr(e.what(), "/proc/nowhere") != nullptr;
     }
     CHECK(thrown);
+
+    try { // an exception that passes a recorder cuts its run short
+        recorder cut = recorder::open(bnt_options_make(argv[1], "thrown"));
+        cut.record(tap("logits", -1, 0), tensor(doubles.data(), {6}));
+        throw std::runtime_error("the engine's");
+    } catch (const std::runtime_error &) {
+    }
+    recorder failed = recorder::open(bnt_options_make(argv[1], "failed"));
+    failed.record(tap("logits", -1, 0), tensor(doubles.data(), {6}));
+    failed.fail("no memory for the context");
+    bnt_error error = bnt_error_make();
+    CHECK(failed.close(&error) == BNT_ERR_INCOMPLETE && std::strstr(error.message, "no memory for the context"));
     return 0; // rec seals itself
 }

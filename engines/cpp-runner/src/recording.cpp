@@ -18,7 +18,11 @@ Recording::Recording(const Args &args, std::size_t prompt_tokens)
     if (args.prompt) bnt_set(recorder_, "prompt", args.prompt->c_str());
 }
 
-Recording::~Recording() { close(); }
+// An error of the engine comes by here; otherwise the run is closed by now.
+Recording::~Recording() {
+    bnt_fail(recorder_, "the engine stopped with an error");
+    close();
+}
 
 EvalCallback Recording::callback() {
     if (!recorder_) return {};
@@ -30,7 +34,7 @@ void Recording::close() {
     bnt_recorder *recorder = recorder_;
     recorder_ = observer_.recorder = nullptr;
     bnt_error error = bnt_error_make();
-    if (bnt_close(recorder, &error) != 0) {
+    if (bnt_close(recorder, &error) != BNT_OK) {
         std::fprintf(stderr, "cpp-runner: the trace is not complete: %s\n", error.message);
     }
 }

@@ -104,7 +104,6 @@ impl<'a> Writer<'a> {
 
     /// Writes what comes until the queue is closed, then the end of the run.
     fn run(&mut self) {
-        let mut state = RunState::Complete;
         if let Err(error) = self.jobs().and_then(|()| self.seal()) {
             if let Some(part) = &self.part {
                 part.make_room();
@@ -113,8 +112,11 @@ impl<'a> Writer<'a> {
                 .first_unsealed
                 .map_or(0, |first| self.meta.op_index - first + 1);
             self.shared.fail(error.to_string(), unsealed as u64);
-            state = RunState::Failed;
         }
+        let state = match self.shared.failure() {
+            None => RunState::Complete,
+            Some(_) => RunState::Failed,
+        };
         if let Err(error) = manifest::write(self.shared, state) {
             self.shared
                 .fail(format!("the manifest cannot be written: {error}"), 0);
