@@ -337,8 +337,12 @@ pub fn describe(records: &dyn Records) -> String {
     if stages.len() > shown.len() {
         shown.push("…");
     }
+    let request = match range(&|m| m.request.into()) {
+        request if request == "0" => String::new(),
+        request => format!("request {request}, "),
+    };
     format!(
-        "seq {}, layer {}, stages {}",
+        "{request}seq {}, layer {}, stages {}",
         range(&|m| m.seq),
         range(&|m| m.layer.into()),
         shown.join(" ")

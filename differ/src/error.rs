@@ -52,12 +52,12 @@ pub enum Error {
         difference: Box<IdDifference>,
     },
     /// A run has no record, or none that the filters take.
-    #[error("{run} has no record{}; {known}", if *filtered { " that the filters take" } else { "" })]
+    #[error("{run} has no record{}; {known}", if filters.is_empty() { String::new() } else { format!(" that {filters} takes") })]
     NoRecords {
         /// The run.
         run: String,
-        /// Whether filters were given.
-        filtered: bool,
+        /// The filters, as on a command line; empty without any.
+        filters: String,
         /// What it has, in words.
         known: String,
     },

@@ -1,14 +1,14 @@
 //! What a reader of a verdict should know of the two runs.
 
-use crate::{compare::Comparison, num, report::Note};
+use crate::{ids::TokenIds, num, records::Side, report::Note, tolerance::Tolerance};
 use bitnet_trace_schema::{Manifest, Model};
+use std::collections::BTreeSet;
 
 /// Weight types whose products do not round the activations.
 const FLOAT_TYPES: [&str; 4] = ["F32", "F16", "BF16", "F64"];
 
 /// The notes, most important first.
-pub fn notes(comparison: &Comparison<'_>) -> Vec<Note> {
-    let (left, right) = (comparison.left, comparison.right);
+pub fn notes(left: &Side<'_>, right: &Side<'_>, ids: &TokenIds, tolerance: &Tolerance) -> Vec<Note> {
     let (a, b) = (left.manifest, right.manifest);
     let mut notes = Vec::new();
     let mut add = |kind, message| notes.push(Note { kind, message });
@@ -19,11 +19,8 @@ pub fn notes(comparison: &Comparison<'_>) -> Vec<Note> {
                 format!("{} was recorded with a planted fault: {fault}", side.name),
             );
         }
-        if !side.incomplete.is_empty() {
-            add(
-                "incomplete",
-                format!("{} is incomplete: {}", side.name, side.incomplete.join("; ")),
-            );
+        if let Some(Note { kind, message }) = incomplete(side) {
+            add(kind, message);
         }
         if side.manifest.observation.positions_counted {
             let message = format!(
@@ -43,9 +40,17 @@ pub fn notes(comparison: &Comparison<'_>) -> Vec<Note> {
             );
         }
     }
-    let ids = &comparison.ids;
     match (ids.left_known, ids.right_known) {
-        (true, true) => {}
+        (true, true) => {
+            let unknown = unknown_ids(left, right) as u64;
+            if unknown > 0 {
+                let message = format!(
+                    "the token ids of {} are not known on both sides, so it is not known that both runs saw the same tokens there",
+                    num::plural(unknown, "position")
+                );
+                add("token_ids", message);
+            }
+        }
         (false, false) => add(
             "token_ids",
             "neither run has token ids, so it is not known that both saw the same tokens".into(),
@@ -69,7 +74,7 @@ pub fn notes(comparison: &Comparison<'_>) -> Vec<Note> {
         add("model", message);
     }
     let quantised = quantised(a.model.as_ref()).or_else(|| quantised(b.model.as_ref()));
-    if let Some(types) = quantised.filter(|_| comparison.options.tolerance.is_builtin()) {
+    if let Some(types) = quantised.filter(|_| tolerance.is_builtin()) {
         let message = format!(
             "the weights are quantised ({types}) and the default tolerance is for F32 weights: two right engines differ here by 1e-2 or more"
         );
@@ -81,10 +86,42 @@ pub fn notes(comparison: &Comparison<'_>) -> Vec<Note> {
             format!("{what}: {} {x}, {} {y}", left.name, right.name),
         );
     }
-    if a.engine == b.engine && a.run == b.run && left.path == right.path {
+    if same_run(left, right) {
         add("same_run", "both sides are the same run".into());
     }
     notes
+}
+
+/// The note on an incomplete run.
+pub(crate) fn incomplete(side: &Side<'_>) -> Option<Note> {
+    (!side.incomplete.is_empty()).then(|| Note {
+        kind: "incomplete",
+        message: format!("{} is incomplete: {}", side.name, side.incomplete.join("; ")),
+    })
+}
+
+/// Positions that both runs have records of, and not both an id.
+fn unknown_ids(left: &Side<'_>, right: &Side<'_>) -> usize {
+    let positions = |side: &Side<'_>| -> BTreeSet<(i32, i64)> {
+        let metas = (0..side.records.len()).map(|row| side.records.meta(row));
+        metas.map(|m| (m.request, m.seq)).collect()
+    };
+    let known = |side: &Side<'_>, request: i32, seq: i64| {
+        let sequence = side.manifest.sequences.iter().find(|s| s.request == request);
+        let id = sequence.and_then(|s| s.ids.get(usize::try_from(seq).ok()?));
+        matches!(id, Some(Some(_)))
+    };
+    let of_right = positions(right);
+    let both = positions(left).into_iter().filter(|at| of_right.contains(at));
+    both.filter(|&(request, seq)| !known(left, request, seq) || !known(right, request, seq))
+        .count()
+}
+
+/// Whether both sides are one directory, by whatever path.
+fn same_run(left: &Side<'_>, right: &Side<'_>) -> bool {
+    let real = |side: &Side<'_>| std::fs::canonicalize(&side.path).ok();
+    let same_path = || left.path == right.path || real(left).is_some_and(|path| Some(path) == real(right));
+    left.name == right.name && same_path()
 }
 
 fn models(a: &Manifest, b: &Manifest) -> Option<String> {

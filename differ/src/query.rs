@@ -3,10 +3,11 @@
 use crate::{
     Error,
     judge::{by_elements, by_metadata},
+    notes::incomplete,
     num,
     plan::{Key, align},
     records::{Elements, Records, Side},
-    report::{RecordView, RunView},
+    report::{Note, RecordView, RunView},
     tolerance::Gates,
 };
 use bitnet_trace_schema::StageGraph;
@@ -21,6 +22,8 @@ pub struct QueryReport {
     pub runs: Vec<RunView>,
     /// The records, in causal order.
     pub records: Vec<QueryRow>,
+    /// What a reader should know: runs that are incomplete, or that could not be read.
+    pub notes: Vec<Note>,
 }
 
 /// Records of one key.
@@ -103,6 +106,7 @@ pub fn query(
         database: database.into(),
         runs: sides.iter().map(RunView::of).collect(),
         records,
+        notes: sides.iter().filter_map(incomplete).collect(),
     })
 }
 

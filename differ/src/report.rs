@@ -309,7 +309,7 @@ impl Common {
             tolerance: comparison.options.tolerance.to_string(),
             token_ids: comparison.ids.clone(),
             runs: Runs::of(comparison.left, comparison.right),
-            notes: crate::notes::notes(comparison),
+            notes: notes(comparison),
             error,
         }
     }
@@ -359,6 +359,31 @@ fn incomparable(comparison: &Comparison<'_>) -> Vec<IncomparableGroup> {
         }
     }
     groups
+}
+
+fn notes(comparison: &Comparison<'_>) -> Vec<Note> {
+    let mut notes = crate::notes::notes(
+        comparison.left,
+        comparison.right,
+        &comparison.ids,
+        &comparison.options.tolerance,
+    );
+    let within = comparison
+        .outcomes
+        .iter()
+        .filter(|o| o.verdict == Verdict::Within);
+    let with_nan = within.filter(|o| o.metrics.as_ref().is_some_and(|m| m.nan_both > 0));
+    let with_nan = with_nan.count() as u64;
+    if with_nan > 0 {
+        notes.push(Note {
+            kind: "nan",
+            message: format!(
+                "{} within the tolerance, NaN at the same places aside",
+                num::plural(with_nan, "record")
+            ),
+        });
+    }
+    notes
 }
 
 fn identical_with_nan(comparison: &Comparison<'_>) -> u64 {

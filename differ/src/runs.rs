@@ -70,4 +70,9 @@ impl RunLine {
             bytes: run.bytes,
         }
     }
+
+    /// What is wrong with the run: why it cannot be read, or else why it is incomplete.
+    pub(crate) fn problems(&self) -> &[String] {
+        self.error.as_ref().map_or(&self.incomplete, std::slice::from_ref)
+    }
 }

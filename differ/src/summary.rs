@@ -4,6 +4,7 @@ use crate::{
     compare::{Comparison, Counts, Status},
     first::FirstReport,
     num,
+    plan::Key,
     report::{Common, Worst},
 };
 use bitnet_trace_schema::StageScope;
@@ -20,26 +21,13 @@ pub struct CompareReport {
     #[serde(flatten)]
     pub common: Common,
     /// Where the runs first diverge, in brief; `first` tells more.
-    pub first_divergence: Option<Place>,
+    pub first_divergence: Option<Key>,
     /// Every stage that either run recorded, in causal order.
     pub stages: Vec<StageSummary>,
     /// The stage of `growth`.
     pub growth_stage: Option<String>,
     /// The error of one stage over the layers.
     pub growth: Vec<LayerError>,
-}
-
-/// A place of the model and token.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Place {
-    /// Request.
-    pub request: i32,
-    /// Token position.
-    pub seq: i64,
-    /// Layer.
-    pub layer: i32,
-    /// Stage.
-    pub stage: String,
 }
 
 /// All records of one stage.
@@ -80,7 +68,7 @@ impl CompareReport {
         let first = FirstReport::of(comparison);
         let growth_stage = growth_stage(comparison);
         Self {
-            first_divergence: first.first_divergence.map(|d| Place {
+            first_divergence: first.first_divergence.map(|d| Key {
                 request: d.request,
                 seq: d.seq,
                 layer: d.layer,

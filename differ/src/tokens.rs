@@ -7,6 +7,7 @@ use crate::{
     judge::{Outcome, Reason, Verdict, by_elements, by_metadata},
     logits::distance,
     metrics::Metrics,
+    notes::notes,
     num,
     plan::{Step, plan},
     records::Side,
@@ -175,13 +176,17 @@ pub fn tokens(
         (None, Some(_)) => Status::Error,
         (None, None) => Status::Ok,
     };
-    let mut notes = Vec::new();
-    if let Some(d) = id_difference {
+    let mut notes = notes(left, right, &ids, &options.tolerance);
+    let with_nan = positions
+        .iter()
+        .filter(|p| p.verdict.is_match() && p.left.as_ref().is_some_and(|left| left.nan_count > 0));
+    let with_nan = with_nan.count() as u64;
+    if with_nan > 0 {
         notes.push(Note {
-            kind: "token_ids",
+            kind: "nan",
             message: format!(
-                "token ids differ from seq={} on ({} against {}): later positions were not compared",
-                d.seq, d.left, d.right
+                "the logits of {} match and hold NaN on both sides",
+                num::plural(with_nan, "position")
             ),
         });
     }

@@ -36,7 +36,7 @@ pub enum StoreError {
         path: PathBuf,
     },
     /// A directory that holds no run.
-    #[error("{} holds no run (no run=NAME directory) but {found}; record one with BITNET_TRACE_DIR set to it", path.display())]
+    #[error("{} holds no run (no run=NAME directory); it holds {found}; record one with BITNET_TRACE_DIR set to it", path.display())]
     NoRuns {
         /// The directory.
         path: PathBuf,

@@ -41,9 +41,15 @@ impl Filters {
         }
     }
 
-    /// Whether anything is left out.
-    pub fn any(&self) -> bool {
-        self.filter() != Filter::default()
+    /// The filters as they stand on a command line; empty where nothing is left out.
+    pub fn text(&self) -> String {
+        let given = [
+            self.seq.map(|s| format!("--seq {s}")),
+            self.layer.map(|l| format!("--layer {l}")),
+            self.stage.as_ref().map(|s| format!("--stage {s}")),
+            self.request.map(|r| format!("--request {r}")),
+        ];
+        given.into_iter().flatten().collect::<Vec<_>>().join(" ")
     }
 }
 

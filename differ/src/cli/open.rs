@@ -53,14 +53,19 @@ fn records(run: Run, filters: &Filters) -> Result<StoredRecords, Failure> {
 
 /// The error of a run in which the filters found nothing.
 pub fn no_records(run: &str, filters: &Filters, all: &StoredRecords) -> Error {
-    let known = if all.is_empty() {
-        "nothing was recorded into it".to_owned()
-    } else {
-        format!("it has {}", describe(all))
+    let incomplete = all.side().incomplete;
+    let known = match (all.is_empty(), incomplete.is_empty()) {
+        (true, true) => "nothing was recorded into it".to_owned(),
+        (true, false) => format!("it is incomplete: {}", incomplete.join("; ")),
+        (false, _) => format!("it has {}", describe(all)),
     };
     Error::NoRecords {
         run: run.to_owned(),
-        filtered: filters.any() && !all.is_empty(),
+        filters: if all.is_empty() {
+            String::new()
+        } else {
+            filters.text()
+        },
         known,
     }
 }
@@ -74,6 +79,12 @@ fn unknown_run(path: &Path, error: StoreError) -> StoreError {
     let name = name_of(path).and_then(run_dir::run_of_dir);
     let (StoreError::NotFound { .. }, Some(name), Some(parent)) = (&error, name, path.parent()) else {
         return error;
+    };
+    // The parent of `run=NAME` is the empty path.
+    let parent = if parent.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        parent
     };
     match Database::open(parent).map(|d| d.run(name)) {
         Ok(Err(unknown)) => unknown,

@@ -33,6 +33,10 @@ pub struct Output {
 impl Output {
     /// Text with ANSI styles, which are stripped where they do not belong.
     pub fn text(text: String, code: u8) -> Self {
+        Self::raw(visible(&text), code)
+    }
+
+    fn raw(text: String, code: u8) -> Self {
         Self {
             text,
             code,
@@ -49,7 +53,7 @@ impl Output {
     ) -> Result<Self, Failure> {
         Ok(match format {
             Format::Text => Self::text(text(), code),
-            Format::Json => Self::text(json(report)?, code),
+            Format::Json => Self::raw(json(report)?, code),
         })
     }
 
@@ -58,6 +62,45 @@ impl Output {
         self.to_stderr = true;
         self
     }
+}
+
+/// The text with its control characters made visible, except line ends, tabs and styles: stages, engines and
+/// paths come from whoever recorded the run, and a terminal acts on what it is sent.
+fn visible(text: &str) -> String {
+    // The last are those that turn the direction of writing.
+    let acts = |c: char| match c {
+        '\n' | '\t' => false,
+        _ => c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'),
+    };
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(acts) {
+        let (plain, from) = rest.split_at(at);
+        out.push_str(plain);
+        let mut after = from.chars();
+        let Some(c) = after.next() else { break };
+        match style(from) {
+            Some(length) => {
+                out.push_str(&from[..length]);
+                rest = &from[length..];
+            }
+            None => {
+                out.extend(c.escape_unicode());
+                rest = after.as_str();
+            }
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
+/// Length of the style (SGR sequence) that a text begins with.
+fn style(text: &str) -> Option<usize> {
+    let parameters = text.strip_prefix("\x1b[")?;
+    let end = parameters.find(|c: char| !c.is_ascii_digit() && c != ';')?;
+    parameters[end..]
+        .starts_with('m')
+        .then_some("\x1b[".len() + end + 1)
 }
 
 fn json(report: &impl Serialize) -> Result<String, Failure> {
@@ -115,12 +158,13 @@ impl From<anyhow::Error> for Failure {
 
 /// Prints a result; the exit code is the result's, or 2 if it could not be printed.
 pub fn print(output: Output) -> u8 {
-    let bytes = output.text.as_bytes();
     let written = if output.to_stderr {
-        anstream::stderr().write_all(bytes)
+        anstream::stderr().write_all(output.text.as_bytes())
     } else {
         let mut stdout = anstream::stdout();
-        stdout.write_all(bytes).and_then(|()| stdout.flush())
+        stdout
+            .write_all(output.text.as_bytes())
+            .and_then(|()| stdout.flush())
     };
     match written {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
@@ -141,7 +185,7 @@ pub fn fail(failure: &Failure, format: Format) -> u8 {
         },
     };
     match (format, json(&report)) {
-        (Format::Json, Ok(text)) => print(Output::text(text, exit::ERROR)),
+        (Format::Json, Ok(text)) => print(Output::raw(text, exit::ERROR)),
         _ => {
             let bad = anstyle::AnsiColor::Red.on_default().bold();
             let text = format!("{bad}error:{bad:#} {}\n", failure.message);
@@ -162,8 +206,23 @@ pub fn usage(error: &clap::Error) -> ExitCode {
         || args.windows(2).any(|w| w[0] == "--format" && w[1] == "json");
     if json {
         let message = error.render().to_string();
-        return ExitCode::from(fail(&Failure::new("usage", message.trim_end()), Format::Json));
+        let message = message.trim_start_matches("error: ").trim_end();
+        return ExitCode::from(fail(&Failure::new("usage", message), Format::Json));
     }
     let _ = error.print();
     ExitCode::from(exit::ERROR)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::visible;
+
+    #[test]
+    fn a_recorded_name_cannot_command_the_terminal() {
+        let text = "\x1b[1;31m✗\x1b[0m a\x1b]0;title\x07b\u{202e}c\x1b[2Jd\r\n\te\x1b[";
+        assert_eq!(
+            visible(text),
+            "\x1b[1;31m✗\x1b[0m a\\u{1b}]0;title\\u{7}b\\u{202e}c\\u{1b}[2Jd\\u{d}\n\te\\u{1b}["
+        );
+    }
 }

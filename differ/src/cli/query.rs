@@ -8,8 +8,9 @@ use bitnet_diff::{
     query::query,
     records::{Records, StoredRecords},
     render,
+    report::Note,
 };
-use bitnet_trace_store::{Database, Filter, Run, StoreError};
+use bitnet_trace_store::{Database, Filter, Run, RunSummary, StoreError};
 use std::path::PathBuf;
 
 /// Records side by side, a column a run
@@ -43,8 +44,14 @@ pub struct Args {
 pub fn run(args: Args) -> Result<Output, Failure> {
     let graph = graph(args.stages.as_deref())?;
     let path = open::database_path(args.database)?;
+    let mut unreadable = Vec::new();
     let runs = match Database::open(&path) {
-        Ok(database) => of_database(&database, &args.runs)?,
+        Ok(database) => {
+            if args.runs.is_empty() {
+                unreadable.extend(database.runs().iter().filter_map(left_out));
+            }
+            of_database(&database, &args.runs)?
+        }
         Err(StoreError::IsARun { .. }) if args.runs.is_empty() => vec![Run::open(&path)?],
         Err(error) => return Err(error.into()),
     };
@@ -59,9 +66,18 @@ pub fn run(args: Args) -> Result<Output, Failure> {
         return Err(open::no_records(first.run().name(), &args.filters, &unfiltered).into());
     }
     let sides: Vec<_> = all.iter().map(StoredRecords::side).collect();
-    let report = query(&path.display().to_string(), &sides, &graph, args.values)?;
+    let mut report = query(&path.display().to_string(), &sides, &graph, args.values)?;
+    report.notes.append(&mut unreadable);
     let fold = sides.len() > 2;
     Output::new(args.format, &report, || render::query(&report, fold), exit::MATCH)
+}
+
+/// The note on a run that cannot be read.
+fn left_out(run: &RunSummary) -> Option<Note> {
+    run.error.as_ref().map(|error| Note {
+        kind: "unreadable",
+        message: format!("{} is left out: {error}", run.name),
+    })
 }
 
 /// The runs of these names, or all that can be read, oldest first; at least one.

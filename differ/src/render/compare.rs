@@ -26,13 +26,7 @@ pub fn compare(report: &CompareReport, labels: &Labels) -> String {
     );
     line(&mut out, format!("  tolerance: {}", common.tolerance));
     if let Some(at) = &report.first_divergence {
-        line(
-            &mut out,
-            format!(
-                "  first divergence: seq={}, layer={}, stage={}",
-                at.seq, at.layer, at.stage
-            ),
-        );
+        line(&mut out, format!("  first divergence: {at}"));
     }
     if let Some(error) = &common.error {
         line(&mut out, wrap("  no verdict: ", &error.message));

@@ -1,4 +1,4 @@
-use super::{FAINT, STRONG, line, pad, paint, short};
+use super::{FAINT, STRONG, line, pad, paint, short, wrap};
 use crate::{
     num::{sci, sig, sig_option},
     query::{Cell, QueryReport},
@@ -91,6 +91,9 @@ pub fn query(report: &QueryReport, fold: bool) -> String {
                 line(&mut out, paint(FAINT, format!("        {text}")));
             }
         }
+    }
+    for note in &report.notes {
+        line(&mut out, wrap("  note: ", &note.message));
     }
     out
 }

@@ -27,7 +27,7 @@ pub fn record(report: &RecordReport) -> String {
         };
         line(&mut out, format!("{mark} recorded {}: {what}{dropped}", run.name));
         line(&mut out, format!("  {}", run.path));
-        for reason in run.error.iter().chain(&run.incomplete) {
+        for reason in run.problems() {
             line(&mut out, wrap("  ", reason));
         }
     }

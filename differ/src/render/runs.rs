@@ -37,7 +37,7 @@ pub fn runs(report: &RunsReport) -> String {
             utc(run.created_unix_ms),
         );
         line(&mut out, if run.complete { text } else { paint(BAD, text) });
-        for reason in run.error.iter().chain(&run.incomplete) {
+        for reason in run.problems() {
             line(&mut out, wrap("    ", reason));
         }
     }

@@ -36,7 +36,14 @@ pub fn tokens(report: &TokensReport, labels: &Labels) -> String {
         .iter()
         .filter(|p| p.top1_agree == Some(true))
         .count();
-    let summary = format!("{matching} of {total} match, top-1 agrees at {agree}");
+    // Statistics alone do not tell the most likely token.
+    let known = report.positions.iter().filter(|p| p.top1_agree.is_some()).count();
+    let of = if known < report.positions.len() {
+        format!(" of {known}")
+    } else {
+        String::new()
+    };
+    let summary = format!("{matching} of {total} match, top-1 agrees at {agree}{of}");
     let mark = if report.status == Status::Ok {
         paint(GOOD, "✓")
     } else {

@@ -33,6 +33,8 @@ pub struct Made<'a> {
     pub values: Values,
     pub weights: &'a str,
     pub change: Change<'a>,
+    /// What the engine calls a stage.
+    pub rename: &'a dyn Fn(&str) -> String,
     /// How often the whole is recorded.
     pub passes: usize,
 }
@@ -46,6 +48,7 @@ impl Default for Made<'_> {
             values: Values::Full,
             weights: "F32",
             change: &|_, _, _, _| true,
+            rename: &str::to_owned,
             passes: 1,
         }
     }
@@ -102,7 +105,10 @@ impl Made<'_> {
                     "attn_probs" => vec![2, values.len() / 2],
                     _ => vec![values.len()],
                 };
-                recorder.record(Tap::new(stage, layer, seq), &Slice::new(&values, &shape));
+                recorder.record(
+                    Tap::new(&(self.rename)(stage), layer, seq),
+                    &Slice::new(&values, &shape),
+                );
             }
         };
         tap(-1, "embeddings");
