@@ -601,3 +601,59 @@ fn positions_without_a_known_token_id_are_told() {
         );
     }
 }
+
+#[test]
+fn top_1_is_counted_where_a_run_has_one() {
+    let dir = TempDir::new().unwrap();
+    let left = Made::default().record(dir.path());
+    let nan = Made {
+        name: "nan",
+        change: &|s, _, stage, v| {
+            if stage == "logits" && s > 1 {
+                v.fill(f32::NAN);
+            }
+            true
+        },
+        ..Made::default()
+    };
+    let stats = Made {
+        name: "stats",
+        values: bitnet_trace::Values::Stats,
+        ..Made::default()
+    };
+    let nan = nan.record(dir.path());
+    for (a, b) in [(&left, &nan), (&nan, &left)] {
+        let ran = two("tokens", a, b, &[]);
+        let says = "2 of 5 positions match, top-1 agrees at 2\n";
+        assert!(ran.stdout.contains(says), "{}", ran.stdout);
+    }
+    let stats = stats.record(dir.path());
+    let ran = two("tokens", &stats, &stats, &[]);
+    assert!(ran.stdout.contains("top-1 agrees at 0 of 0"), "{}", ran.stdout);
+    for k in ["0", "49152"] {
+        assert_eq!(two("tokens", &left, &left, &["-k", k]).code, 2);
+    }
+}
+
+#[test]
+fn a_warm_up_of_one_run_is_hinted_at_where_runs_diverge() {
+    let dir = TempDir::new().unwrap();
+    let left = Made::default().record(dir.path());
+    let twice = Made {
+        name: "twice",
+        passes: 2,
+        change: &|_, _, stage, v| {
+            if stage == "q_proj" {
+                shift(v, 0.1);
+            }
+            true
+        },
+        ..Made::default()
+    };
+    let ran = two("first", &left, &twice.record(dir.path()), &[]);
+    assert!(
+        ran.code == 1 && ran.stdout.replace("\n    ", " ").contains("(a warm-up)"),
+        "{}",
+        ran.stdout
+    );
+}

@@ -8,6 +8,7 @@ use bitnet_diff::{
     report::Labels,
     tokens::{DEFAULT_TOP_K, LOGITS, tokens},
 };
+use clap::builder::RangedU64ValueParser;
 use std::path::PathBuf;
 
 /// The logits of every position: cosine, relative L2, KL, top-1 and top-k agreement
@@ -25,13 +26,18 @@ pub struct Args {
     #[arg(value_name = "B")]
     right: PathBuf,
     /// How many of the most likely tokens the overlap looks at
-    #[arg(short = 'k', long, value_name = "K", default_value_t = DEFAULT_TOP_K)]
+    #[arg(short = 'k', long, value_name = "K", default_value_t = DEFAULT_TOP_K, value_parser = top_k())]
     top_k: usize,
     #[command(flatten)]
     compare: CompareArgs,
     /// How to print the result
     #[arg(long, value_enum, default_value_t, help_heading = None)]
     pub format: Format,
+}
+
+/// The overlap takes time with the square of k.
+fn top_k() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..=1000)
 }
 
 pub fn run(mut args: Args) -> Result<Output, Failure> {

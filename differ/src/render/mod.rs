@@ -119,7 +119,17 @@ fn remarks(out: &mut String, common: &Common, labels: &Labels) {
     }
     let extra: u64 = common.missing.iter().map(|m| m.extra_visits).sum();
     if extra > 0 {
-        let text = format!("of these, {extra} are further visits of keys that both runs have");
+        let verb = if extra == 1 {
+            "is a further visit"
+        } else {
+            "are further visits"
+        };
+        let mut text = format!("of these, {extra} {verb} of keys that both runs have");
+        if common.counts.diverged > 0 {
+            text.push_str(
+                "; visits pair in order, so a pass that only one run made first (a warm-up) makes the rest differ",
+            );
+        }
         line(out, wrap("  ", &text));
     }
     for group in &common.incomparable {

@@ -54,7 +54,8 @@ pub fn query(report: &QueryReport, fold: bool) -> String {
         line(&mut out, paint(STRONG, above.trim_end()));
         let columns = (0..names.len()).map(|i| if i == 0 { &measures } else { &with_distance });
         let columns: Vec<&str> = columns.map(String::as_str).collect();
-        line(&mut out, paint(STRONG, format!("{head}  {}", columns.join("  "))));
+        let columns = format!("{head}  {}", columns.join("  "));
+        line(&mut out, paint(STRONG, columns.trim_end()));
     }
     for record in &report.records {
         let (seq, layer, stage) = key(record);

@@ -36,8 +36,12 @@ pub fn tokens(report: &TokensReport, labels: &Labels) -> String {
         .iter()
         .filter(|p| p.top1_agree == Some(true))
         .count();
-    // Statistics alone do not tell the most likely token.
-    let known = report.positions.iter().filter(|p| p.top1_agree.is_some()).count();
+    // Statistics alone do not tell the most likely token; of a row of NaN there is none, and no agreement.
+    let known = report
+        .positions
+        .iter()
+        .filter(|p| p.top1_left.is_some() || p.top1_right.is_some())
+        .count();
     let of = if known < report.positions.len() {
         format!(" of {known}")
     } else {
