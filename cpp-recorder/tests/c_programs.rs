@@ -279,3 +279,20 @@ fn a_forked_child_goes_on_without_recording_and_says_so_once() {
         .collect();
     assert_eq!(seqs, (0..20).collect::<Vec<_>>());
 }
+
+#[test]
+fn a_tensor_that_there_is_no_memory_to_copy_is_counted_and_does_not_end_the_host() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let abi = compile("cc", "-std=c99", "abi.c", false, dir.path());
+    let traces = dir.path().join("traces");
+    let mut shell = program(Path::new("/bin/sh"));
+    shell
+        .args(["-c", "ulimit -v 1000000; exec \"$0\" starved -"])
+        .arg(&abi);
+    run(shell
+        .env("BITNET_TRACE_DIR", &traces)
+        .env("BITNET_TRACE_RUN", "s"));
+    let m = manifest(&traces.join("run=s"));
+    assert_eq!((m.state, m.records), (RunState::Complete, 2));
+    assert_eq!(m.dropped.reasons.get("no memory for a copy"), Some(&1));
+}

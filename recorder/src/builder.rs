@@ -48,6 +48,20 @@ pub struct Layout {
     pub part_bytes: u64,
 }
 
+#[cfg(feature = "trace")]
+impl Layout {
+    /// These sizes, as far as Parquet can hold them: a page's size is an i32, and so are the offsets of a
+    /// column of a row group in memory.
+    pub(crate) fn within_parquet(self) -> Self {
+        Self {
+            page_bytes: self.page_bytes.min(1 << 30),
+            row_group_bytes: self.row_group_bytes.min(1 << 30),
+            row_group_rows: self.row_group_rows.min(1 << 24), // of 64 hex digits each
+            ..self
+        }
+    }
+}
+
 impl Default for Layout {
     fn default() -> Self {
         Self {
@@ -105,7 +119,8 @@ impl RecorderBuilder {
         self
     }
 
-    /// Sizes of pages, row groups and parts. The default is measured; tests make them small.
+    /// Sizes of pages, row groups and parts. The default is measured; tests make them small. Pages and row groups
+    /// stay within 1 GiB whatever is asked for.
     pub fn layout(mut self, layout: Layout) -> Self {
         self.layout = layout;
         self

@@ -109,6 +109,9 @@ pub enum TensorError {
     /// A tensor or slice that a Parquet page cannot hold.
     #[error("{0} bytes: a tensor and the f32 values of a slice must stay below 2 GiB")]
     TooLarge(u128),
+    /// There is no memory for a copy.
+    #[error("no memory for a copy of {0} bytes")]
+    OutOfMemory(usize),
     /// More tokens than a batch can have.
     #[error("{0} tokens along the token axis; at most 1048576 are taken")]
     TooManyTokens(usize),
@@ -147,6 +150,7 @@ impl TensorError {
             Self::PerToken { what, .. } => format!("number of {what} is not the number of tokens"),
             Self::Position(_) => "not a token position".into(),
             Self::TooLarge(_) => "2 GiB or more".into(),
+            Self::OutOfMemory(_) => "no memory for a copy".into(),
             Self::TooManyTokens(_) => "too many tokens".into(),
             Self::DType(name) => format!("dtype {name}"),
             Self::Unreadable(_) => "data could not be read".into(),

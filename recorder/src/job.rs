@@ -107,6 +107,12 @@ impl Plan {
         Ok(plan)
     }
 
+    /// Bytes that the job takes beside its tensor.
+    pub fn beside(&self, tap: &Tap<'_>) -> usize {
+        let text = tap.stage.len() + tap.name.len() + tap.op.len();
+        (self.tokens * size_of::<(i64, i32)>()).saturating_add(text)
+    }
+
     /// Bytes of all slices, each of which a page can hold.
     fn size(&self, tap: &Tap<'_>, view: &TensorView<'_>) -> Result<usize, TensorError> {
         // elements of a slice, but for the causal axis; below 2^64 as the view was checked
@@ -183,15 +189,27 @@ fn visible(seq: i64, keys: usize) -> usize {
 }
 
 impl Job {
+    /// Bytes that its buffers hold, used or not.
+    pub fn capacity(&self) -> usize {
+        self.data.capacity() + self.tokens.capacity() * size_of::<(i64, i32)>()
+    }
+
     /// Copies a tensor that `plan` was made for.
-    pub fn fill(&mut self, tap: &Tap<'_>, view: &TensorView<'_>, plan: &Plan) {
+    ///
+    /// # Errors
+    /// [`TensorError::OutOfMemory`]: an allocation that fails otherwise ends the host.
+    pub fn fill(&mut self, tap: &Tap<'_>, view: &TensorView<'_>, plan: &Plan) -> Result<(), TensorError> {
+        self.data.clear();
+        self.tokens.clear();
+        (self.data.try_reserve(plan.bytes))
+            .and_then(|()| self.tokens.try_reserve(plan.tokens))
+            .map_err(|_| TensorError::OutOfMemory(plan.bytes))?;
         replace(&mut self.stage, tap.stage);
         replace(&mut self.name, tap.name);
         replace(&mut self.op, tap.op);
         self.layer = tap.layer;
         self.dtype = view.dtype();
         self.causal_axis = plan.causal_axis;
-        self.tokens.clear();
         self.tokens.extend((0..plan.tokens).map(|i| {
             let request = tap.requests.map_or(tap.request, |r| r[i]);
             (position(tap, i), request)
@@ -200,11 +218,10 @@ impl Job {
         let token_dim = plan.token_axis.map(|axis| self.dims.remove(axis));
         self.shape.clear();
         self.shape.extend(self.dims.iter().map(|&(extent, _)| extent));
-        self.data.clear();
-        self.data.reserve(plan.bytes);
         if plan.bytes > 0 {
             self.copy(view, token_dim, offset);
         }
+        Ok(())
     }
 
     /// Copies the slices one behind the other: all at once, or each by itself where their sizes differ.
@@ -260,7 +277,7 @@ mod tests {
         let view = TensorView::new(DType::F32, shape, bytes_of(data));
         let plan = Plan::new(&tap, &view)?;
         let mut job = Job::default();
-        job.fill(&tap, &view, &plan);
+        job.fill(&tap, &view, &plan)?;
         assert_eq!(job.data.len(), plan.bytes);
         let values: Vec<f32> = job
             .data

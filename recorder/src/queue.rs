@@ -54,8 +54,9 @@ impl Queue {
 
     /// Waits until `bytes` fit, and takes an empty job to fill. `None` once the queue is closed. A job
     /// larger than the limit is let in when the queue is empty.
-    pub fn reserve(&self, bytes: usize) -> Option<Job> {
-        let reserved = bytes.saturating_add(JOB_BYTES);
+    /// `beside` are bytes that it takes beside its tensor's.
+    pub fn reserve(&self, bytes: usize, beside: usize) -> Option<Slot<'_>> {
+        let reserved = bytes.saturating_add(beside).saturating_add(JOB_BYTES);
         let mut state = lock(&self.state);
         while !state.closed && state.used > 0 && state.used.saturating_add(reserved) > self.limit {
             state.blocked += 1;
@@ -73,18 +74,21 @@ impl Queue {
             None => state.pool.pop(),
         };
         let mut job = pooled.unwrap_or_default();
-        state.pooled -= job.data.capacity();
+        state.pooled -= job.capacity();
         while state.used.saturating_add(state.pooled) > self.limit
             && let Some(spare) = state.pool.pop()
         {
-            state.pooled -= spare.data.capacity();
+            state.pooled -= spare.capacity();
         }
         job.reserved = reserved;
-        Some(job)
+        Some(Slot {
+            queue: self,
+            job,
+            pushed: false,
+        })
     }
 
-    /// Hands a filled job to the writer; false when nobody will write it.
-    pub fn push(&self, mut job: Job) -> bool {
+    fn push(&self, mut job: Job) -> bool {
         let mut state = lock(&self.state);
         state.filling -= 1;
         if state.failed {
@@ -126,7 +130,7 @@ impl Queue {
     pub fn recycle(&self, job: Job) {
         let mut state = lock(&self.state);
         state.used = state.used.saturating_sub(job.reserved);
-        let capacity = job.data.capacity();
+        let capacity = job.capacity();
         let held = state.used.saturating_add(state.pooled + capacity);
         if state.pool.len() < POOL_JOBS && held <= self.limit {
             state.pooled += capacity;
@@ -160,6 +164,32 @@ impl Queue {
     }
 }
 
+/// Room for a job to be filled. It is given back where the job is not pushed.
+#[derive(Debug)]
+pub(crate) struct Slot<'a> {
+    queue: &'a Queue,
+    pub job: Job,
+    pushed: bool,
+}
+
+impl Slot<'_> {
+    /// Hands the filled job to the writer; false when nobody will write it.
+    pub fn push(mut self) -> bool {
+        self.pushed = true;
+        self.queue.push(std::mem::take(&mut self.job))
+    }
+}
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        if !self.pushed {
+            lock(&self.queue.state).filling -= 1;
+            self.queue.recycle(std::mem::take(&mut self.job));
+            self.queue.work.notify_all(); // at the end the writer waits for jobs that are being filled
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -167,9 +197,9 @@ mod tests {
     use std::time::Duration;
 
     fn push(queue: &Queue, bytes: usize) {
-        let mut job = queue.reserve(bytes).expect("open");
-        job.data.resize(bytes, 0);
-        assert!(queue.push(job));
+        let mut slot = queue.reserve(bytes, 0).expect("open");
+        slot.job.data.resize(bytes, 0);
+        assert!(slot.push());
     }
 
     #[test]
@@ -203,7 +233,7 @@ mod tests {
         let queue = Queue::new(100);
         push(&queue, 100_000);
         queue.close();
-        assert!(queue.reserve(1).is_none());
+        assert!(queue.reserve(1, 0).is_none());
         assert!(queue.pop().is_some(), "what was pushed is written after the end");
         assert!(queue.pop().is_none());
     }
@@ -215,9 +245,30 @@ mod tests {
         let job = queue.pop().expect("a job");
         let buffer = job.data.as_ptr();
         queue.recycle(job);
-        assert_eq!(queue.reserve(1500).expect("open").data.as_ptr(), buffer);
+        let slot = queue.reserve(1500, 0).expect("open");
+        assert_eq!(slot.job.data.as_ptr(), buffer);
         let state = lock(&queue.state);
         assert_eq!((state.pooled, state.pool.len()), (0, 0));
+        drop(state);
+    }
+
+    #[test]
+    fn a_job_that_is_not_pushed_gives_its_room_back_and_does_not_hold_up_the_end() {
+        let queue = Arc::new(Queue::new(1000));
+        let slot = queue.reserve(100, 300).expect("open");
+        assert_eq!(lock(&queue.state).used, 400 + JOB_BYTES);
+        let (told, done) = mpsc::channel();
+        let writer = std::thread::spawn({
+            let queue = Arc::clone(&queue);
+            move || {
+                let _ = told.send(queue.pop().is_none());
+            }
+        });
+        queue.close();
+        drop(slot); // as a panic while it is filled does
+        assert_eq!(done.recv_timeout(Duration::from_secs(10)), Ok(true));
+        writer.join().expect("no panic");
+        assert_eq!(lock(&queue.state).used, 0);
     }
 
     #[test]
@@ -226,7 +277,7 @@ mod tests {
         push(&queue, 800);
         let producer = std::thread::spawn({
             let queue = Arc::clone(&queue);
-            move || queue.reserve(800).is_none()
+            move || queue.reserve(800, 0).is_none()
         });
         std::thread::sleep(Duration::from_millis(20));
         assert_eq!(queue.fail(), 1);

@@ -1,3 +1,4 @@
+use crate::model::{Hashing, PATIENCE};
 use crate::writer::manifest;
 use crate::{
     AsTensor, Engine, Error, Model, Observation, RecorderBuilder, RunInfo, Settings, Summary, Tap,
@@ -30,7 +31,7 @@ struct Handle {
 #[derive(Debug, Default)]
 struct End {
     writer: Option<JoinHandle<()>>,
-    hashing: Vec<JoinHandle<()>>,
+    hashing: Vec<Hashing>,
     result: Option<Result<Summary, Error>>,
 }
 
@@ -237,9 +238,11 @@ impl Handle {
     fn take(&self, tap: &Tap<'_>, view: &TensorView<'_>) -> Result<(), TensorError> {
         let plan = Plan::new(tap, view)?;
         let queue = &self.shared.queue;
-        let mut job = queue.reserve(plan.bytes).ok_or(TensorError::Closed)?;
-        job.fill(tap, view, &plan);
-        queue.push(job).then_some(()).ok_or(TensorError::Closed)
+        let mut slot = queue
+            .reserve(plan.bytes, plan.beside(tap))
+            .ok_or(TensorError::Closed)?;
+        slot.job.fill(tap, view, &plan)?;
+        slot.push().then_some(()).ok_or(TensorError::Closed)
     }
 
     /// Whether this is the process that started the recorder. A forked child has no writer thread, and a
@@ -272,7 +275,7 @@ impl Handle {
         self.shared.on.store(false, Ordering::Relaxed);
         self.shared.ended.store(true, Ordering::Relaxed);
         for hashing in std::mem::take(&mut end.hashing) {
-            let _ = hashing.join(); // a model that can't be hashed has no hash in the manifest
+            hashing.wait(PATIENCE); // a model that can't be hashed has no hash in the manifest
         }
         self.shared.queue.close();
         if let Some(writer) = end.writer.take() {

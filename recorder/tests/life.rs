@@ -181,6 +181,28 @@ fn what_the_engine_tells_stands_in_the_manifest() {
 }
 
 #[test]
+fn a_model_that_is_a_pipe_has_no_hash_and_holds_up_nothing() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let pipe = dir.path().join("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.expect("mkfifo").success());
+    let (told, done) = std::sync::mpsc::channel();
+    let recorder = recorder(dir.path(), "a");
+    std::thread::spawn(move || {
+        recorder.set_model(Model {
+            path: pipe.to_string_lossy().into_owned(),
+            ..Model::default()
+        });
+        let _ = told.send(recorder.finish());
+    });
+    let summary = done
+        .recv_timeout(std::time::Duration::from_secs(20))
+        .expect("an end");
+    let model = common::manifest(&summary.expect("sealed").dir).model;
+    assert_eq!(model.map(|m| m.blake3), Some(None));
+}
+
+#[test]
 fn every_refused_tensor_is_counted_by_its_reason() {
     let dir = tempfile::tempdir().expect("a directory");
     let recorder = recorder(dir.path(), "a");

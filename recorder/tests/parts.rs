@@ -300,3 +300,25 @@ fn what_repeats_is_told_apart_by_pass_and_occurrence() {
         [(0, 0, 0), (0, 1, 1), (0, 0, 2), (0, 0, 3), (1, 0, 4), (1, 0, 5)]
     );
 }
+
+#[test]
+fn long_names_end_a_row_group_and_sizes_beyond_parquet_are_cut_to_what_it_holds() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let all = Layout {
+        page_bytes: usize::MAX,
+        row_group_bytes: u64::MAX,
+        row_group_rows: u64::MAX,
+        part_bytes: u64::MAX,
+    };
+    let builder = Recorder::builder(dir.path()).run("a").layout(all);
+    let recorder = builder.build().expect("a recorder");
+    let name = "n".repeat(2 << 20);
+    for seq in 0..40 {
+        recorder.record(Tap::new("x", 0, seq).name(&name), &[1.0f64][..]);
+    }
+    let run = recorder.finish().expect("sealed").dir;
+    let groups = metadata(&run.join("part-00000.parquet"));
+    let rows: Vec<i64> = groups.row_groups().iter().map(|g| g.num_rows()).collect();
+    assert_eq!(rows, [31, 9], "64 MiB of names each");
+    assert!(common::read(&run).iter().all(|r| r.meta.name == name));
+}

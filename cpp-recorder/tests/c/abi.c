@@ -180,6 +180,20 @@ static void flood(void) {
     }
 }
 
+/* A tensor that the system has no memory to copy, among others. */
+static void starved(void) {
+    const int64_t shape[1] = {(int64_t)400 << 20}, broadcast[1] = {0};
+    bnt_tensor tensor = bnt_tensor_make(BNT_F32, VALUES, sizeof VALUES, 1, shape);
+    bnt_tensor small = matrix();
+    bnt_recorder *rec = bnt_global("c-engine", "2");
+    bnt_tap tap = bnt_tap_make("logits", -1, 0);
+    CHECK(rec != NULL);
+    tensor.byte_strides = broadcast;
+    CHECK(bnt_record(rec, &tap, &small) == BNT_OK);
+    CHECK(bnt_record(rec, &tap, &tensor) == BNT_DROPPED);
+    CHECK(bnt_record(rec, &tap, &small) == BNT_OK);
+}
+
 int main(int argc, char **argv) {
     CHECK(argc == 3);
     CHECK(bnt_abi_version() == BNT_ABI_VERSION);
@@ -196,6 +210,8 @@ int main(int argc, char **argv) {
         CHECK(bnt_close(bnt_global(NULL, NULL), NULL) == BNT_OK);
     } else if (strcmp(argv[1], "flood") == 0) {
         flood();
+    } else if (strcmp(argv[1], "starved") == 0) {
+        starved();
     } else if (strcmp(argv[1], "off") == 0) {
         CHECK(bnt_from_env("e", "1") == NULL && bnt_global("e", "1") == NULL);
     } else {

@@ -12,6 +12,7 @@ use bitnet_trace_schema::{RecordMeta, RunState, Stats};
 use half::slice::HalfFloatSliceExt;
 use part::{Part, PartError, Row};
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use visits::Visits;
@@ -32,27 +33,13 @@ pub(crate) fn spawn(shared: Arc<Shared>, layout: Layout) -> Result<JoinHandle<()
     let thread = std::thread::Builder::new().name("bitnet-trace".into());
     let started = signals::blocked(|| {
         thread.spawn(move || {
-            let unwinding = Unwinding(&shared);
             Writer::new(&shared, layout).run();
-            std::mem::forget(unwinding);
         })
     });
     started.map_err(|e| {
         let _ = std::fs::remove_dir_all(dir); // it holds a manifest that says `recording`
         Error::Thread(e.to_string())
     })
-}
-
-/// Lets the engine's threads go if the writer thread panics.
-struct Unwinding<'a>(&'a Shared);
-
-impl Drop for Unwinding<'_> {
-    fn drop(&mut self) {
-        self.0.fail(
-            "the writer thread panicked; this is a defect of the recorder".into(),
-            1,
-        );
-    }
 }
 
 /// Everything that the writer thread keeps.
@@ -104,14 +91,23 @@ impl<'a> Writer<'a> {
 
     /// Writes what comes until the queue is closed, then the end of the run.
     fn run(&mut self) {
-        if let Err(error) = self.jobs().and_then(|()| self.seal()) {
+        // the engine's threads must be let go, and what is lost be counted, whatever happens here
+        let written = catch_unwind(AssertUnwindSafe(|| self.jobs().and_then(|()| self.seal())));
+        let panicked = written.is_err();
+        let cause = match written {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(_) => Some("the writer thread panicked; this is a defect of the recorder".into()),
+        };
+        if let Some(cause) = cause {
             if let Some(part) = &self.part {
                 part.make_room();
             }
             let unsealed = self
                 .first_unsealed
                 .map_or(0, |first| self.meta.op_index - first + 1);
-            self.shared.fail(error.to_string(), unsealed as u64);
+            self.shared
+                .fail(cause, (unsealed as u64).max(u64::from(panicked)));
         }
         let state = match self.shared.failure() {
             None => RunState::Complete,
@@ -172,6 +168,11 @@ impl<'a> Writer<'a> {
             Ok(floats) if dtype == DType::F32 => floats,
             _ => {
                 self.floats.clear();
+                let elements = bytes.len() / dtype.size();
+                if dtype.fits_f32() && self.floats.try_reserve(elements).is_err() {
+                    // an allocation that fails otherwise ends the host
+                    return Err(PartError::Memory(elements * 4));
+                }
                 to_f32(dtype, bytes, &mut self.floats);
                 &self.floats
             }
@@ -238,5 +239,38 @@ fn to_f32(dtype: DType, bytes: &[u8], out: &mut Vec<f32>) {
         DType::I16 => out.extend(numbers::<2>(bytes).map(|b| f32::from(i16::from_le_bytes(b)))),
         DType::U8 | DType::Bool => out.extend(bytes.iter().map(|&b| f32::from(b))),
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Recorder, Tap, TensorView, bytes_of, job::Plan};
+
+    #[test]
+    fn a_panic_in_the_writer_thread_lets_the_engine_go_and_counts_every_tensor_that_is_lost() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let builder = Recorder::builder(dir.path());
+        let layout = builder.layout;
+        let shared = Arc::new(Shared::new("a".into(), dir.path().to_owned(), builder));
+        let values = [1.0f32; 4];
+        for seq in 0..5 {
+            let (tap, bytes) = (Tap::new("x", 0, seq), bytes_of(&values));
+            let view = TensorView::new(DType::F32, &[4], bytes);
+            let plan = Plan::new(&tap, &view).expect("a tensor");
+            let mut slot = shared.queue.reserve(plan.bytes, 0).expect("open");
+            slot.job.fill(&tap, &view, &plan).expect("memory");
+            if seq == 3 {
+                slot.job.data.clear(); // a defect
+            }
+            assert!(slot.push());
+        }
+        let writer = spawn(Arc::clone(&shared), layout).expect("a thread");
+        writer.join().expect("it ends as ever");
+        assert!(shared.queue.reserve(1, 0).is_none());
+        let text = std::fs::read_to_string(dir.path().join("run.json")).expect("a manifest");
+        assert!(text.contains("the writer thread panicked"), "{text}");
+        let manifest = shared.manifest(RunState::Failed);
+        assert_eq!((manifest.records, manifest.dropped.total), (0, 5));
     }
 }

@@ -25,6 +25,9 @@ use std::sync::Arc;
 const MAGIC: &[u8; 4] = b"PAR1";
 /// Rows of a page, which a reader decodes at once, even where they hold no values.
 const PAGE_ROWS: usize = 20_000;
+/// Names and shapes of a row group in bytes. They are small but the engine's, and kept in memory; a column
+/// of them holds less than 2 GiB.
+const GROUP_TEXT: u64 = 64 << 20;
 
 /// Why a part could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +36,8 @@ pub(crate) enum PartError {
     Io { path: PathBuf, error: io::Error },
     #[error("{path}: {error}")]
     Parquet { path: PathBuf, error: ParquetError },
+    #[error("no memory for {0} bytes of values")]
+    Memory(usize),
 }
 
 /// A row to be written: its scalar columns, and its elements as the bytes of f32 or as they were.
@@ -78,6 +83,8 @@ struct Group {
     rows: u64,
     /// Bytes of values and of raw elements.
     payload: u64,
+    /// Bytes of names and shapes.
+    text: u64,
 }
 
 /// What the footer will say.
@@ -113,7 +120,7 @@ impl Part {
             dir: dir.clone(),
             name,
             file,
-            layout,
+            layout: layout.within_parquet(),
             footer,
             offset: MAGIC.len() as u64,
             last_page: 0,
@@ -134,8 +141,11 @@ impl Part {
     pub fn push(&mut self, row: &Row<'_>) -> Result<(), PartError> {
         let values = row.values.unwrap_or_default();
         let payload = (values.len() + row.raw.map_or(0, <[u8]>::len)) as u64;
+        let meta = row.meta;
+        let text = meta.stage.len() + meta.name.len() + meta.op.len() + 8 * meta.shape.len();
         if self.group.rows > 0
-            && (self.group.payload + payload > self.layout.row_group_bytes
+            && (self.group.text + text as u64 > GROUP_TEXT
+                || self.group.payload + payload > self.layout.row_group_bytes
                 || self.group.rows >= self.layout.row_group_rows)
         {
             self.end_group()?;
@@ -155,6 +165,7 @@ impl Part {
         self.scalars.push(row.meta, row.raw);
         self.group.rows += 1;
         self.group.payload += payload;
+        self.group.text += text as u64;
         self.rows += 1;
         Ok(())
     }
