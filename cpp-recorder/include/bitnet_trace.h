@@ -31,7 +31,10 @@
 #include <stdint.h>
 
 #ifdef __cplusplus
+#define BNT_INLINE inline /* one function in all of a program's files, so that inline functions may call it */
 extern "C" {
+#else
+#define BNT_INLINE static inline
 #endif
 
 /* Version of this interface. It grows when something is removed or changes its meaning. */
@@ -181,7 +184,7 @@ int bnt_close(bnt_recorder *recorder, bnt_error *error);
 
 /* --- constructors: everything that is not said is as if it were absent ------------------------------- */
 
-static inline bnt_error bnt_error_make(void) {
+BNT_INLINE bnt_error bnt_error_make(void) {
     bnt_error e;
     e.struct_size = (uint32_t)sizeof e;
     e.code = BNT_OK;
@@ -189,7 +192,7 @@ static inline bnt_error bnt_error_make(void) {
     return e;
 }
 
-static inline bnt_options bnt_options_make(const char *dir, const char *run) {
+BNT_INLINE bnt_options bnt_options_make(const char *dir, const char *run) {
     bnt_options o;
     o.struct_size = (uint32_t)sizeof o;
     o.values = BNT_VALUES_FULL;
@@ -201,7 +204,7 @@ static inline bnt_options bnt_options_make(const char *dir, const char *run) {
     return o;
 }
 
-static inline bnt_tap bnt_tap_make(const char *stage, int32_t layer, int64_t seq) {
+BNT_INLINE bnt_tap bnt_tap_make(const char *stage, int32_t layer, int64_t seq) {
     bnt_tap t;
     t.struct_size = (uint32_t)sizeof t;
     t.layer = layer;
@@ -219,7 +222,7 @@ static inline bnt_tap bnt_tap_make(const char *stage, int32_t layer, int64_t seq
     return t;
 }
 
-static inline bnt_tensor bnt_tensor_make(int32_t dtype, const void *data, size_t data_size, int32_t n_dims,
+BNT_INLINE bnt_tensor bnt_tensor_make(int32_t dtype, const void *data, size_t data_size, int32_t n_dims,
                                          const int64_t *shape) {
     bnt_tensor t;
     t.struct_size = (uint32_t)sizeof t;
@@ -233,6 +236,8 @@ static inline bnt_tensor bnt_tensor_make(int32_t dtype, const void *data, size_t
     t.reserved = 0;
     return t;
 }
+
+#undef BNT_INLINE
 
 #ifdef __cplusplus
 }

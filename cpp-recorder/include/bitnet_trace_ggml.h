@@ -20,8 +20,9 @@
  *     params.cb_eval_user_data = &observer;
  *
  * C++17, header only, on top of the host's own ggml.h; link libbitnet_trace.
- * Nothing here throws, and no tensor, however odd, ends the host: what can't be
- * recorded is counted in the run's manifest.
+ * Nothing here throws (but what the host's own callback does), and no tensor,
+ * however odd, ends the host: what can't be recorded is counted in the run's
+ * manifest.
  */
 #ifndef BITNET_TRACE_GGML_H
 #define BITNET_TRACE_GGML_H
@@ -67,28 +68,24 @@ inline bnt_ggml_observer &bnt_ggml_default_observer() {
 }
 
 /* A ggml_backend_sched_eval_callback; `user_data` is null or a bnt_ggml_observer. */
-inline bool bnt_ggml_cb_eval(struct ggml_tensor *t, bool ask, void *user_data) noexcept {
-    bnt_ggml_observer *observer = nullptr;
-    bool answer = true;  // false with ask = false would end the graph's computation
+inline bool bnt_ggml_cb_eval(struct ggml_tensor *t, bool ask, void *user_data) {
+    bnt_ggml_observer &observer = user_data ? *static_cast<bnt_ggml_observer *>(user_data) : bnt_ggml_default_observer();
+    // The host's callback is called outside of the try blocks: what it throws is the host's.
+    if (ask) {
+        observer.wanted = observer.chain_wanted = false;
+        if (observer.chain) observer.chain_wanted = observer.chain(t, true, observer.chain_user_data);
+    }
     try {
-        observer = user_data ? static_cast<bnt_ggml_observer *>(user_data) : &bnt_ggml_default_observer();
-        if (ask) {
-            observer->wanted = observer->chain_wanted = false;
-            if (observer->chain) observer->chain_wanted = observer->chain(t, true, observer->chain_user_data);
-            // A recorder that gave up leaves the graph alone.
-            if (t && bnt_is_on(observer->recorder)) observer->wanted = observer->pass.ask(observer->recorder, t);
-            return observer->wanted || observer->chain_wanted;
-        }
-        if (t && observer->wanted) observer->pass.data(observer->recorder, t);
+        // A recorder that gave up leaves the graph alone.
+        if (ask && t && bnt_is_on(observer.recorder)) observer.wanted = observer.pass.ask(observer.recorder, t);
+        if (!ask && t && observer.wanted) observer.pass.data(observer.recorder, t);
     } catch (...) {
         // Out of memory, most likely: this tensor is lost, the host goes on.
-        if (observer) bnt_drop(observer->recorder, "", -1, "exception in the observer");
-        if (ask) return observer && observer->chain_wanted;
+        bnt_drop(observer.recorder, "", -1, "exception in the observer");
     }
-    if (!ask && observer && observer->chain && observer->chain_wanted) {
-        answer = observer->chain(t, false, observer->chain_user_data);
-    }
-    return answer;
+    if (ask) return observer.wanted || observer.chain_wanted;
+    // False would end the graph's computation.
+    return !observer.chain || !observer.chain_wanted || observer.chain(t, false, observer.chain_user_data);
 }
 
 #endif
