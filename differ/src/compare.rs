@@ -3,9 +3,10 @@
 use crate::{
     Error,
     ids::TokenIds,
-    judge::{Outcome, Reason, Verdict, by_elements, by_metadata},
+    judge::{Outcome, Reason, Verdict, WrongCount, by_elements, by_metadata},
     plan::{AlignPlan, Key, Step, plan},
     records::{Records, Side},
+    report::Labels,
     tolerance::{Applied, Tolerance},
 };
 use bitnet_trace_schema::{RecordMeta, StageGraph};
@@ -118,9 +119,10 @@ pub fn compare<'a>(
     let ids = gate(left, right, options)?;
     let plan = plan(left.records, right.records, graph);
     if !plan.steps.iter().any(|s| s.left.is_some() && s.right.is_some()) {
+        let names = Labels::new(None, left.name, right.name);
         return Err(Error::NothingInCommon {
-            left: left.name.into(),
-            right: right.name.into(),
+            left: names.left,
+            right: names.right,
             left_has: describe(left.records),
             right_has: describe(right.records),
         });
@@ -148,10 +150,11 @@ pub fn compare<'a>(
 /// # Errors
 /// [`Error::Incomplete`], [`Error::TokenIds`].
 pub fn gate(left: &Side<'_>, right: &Side<'_>, options: &Options) -> Result<TokenIds, Error> {
-    for side in [left, right] {
+    let names = Labels::new(None, left.name, right.name);
+    for (side, name) in [(left, &names.left), (right, &names.right)] {
         if !options.allow_incomplete && !side.incomplete.is_empty() {
             return Err(Error::Incomplete {
-                run: side.name.into(),
+                run: name.clone(),
                 reasons: side.incomplete.clone(),
             });
         }
@@ -160,8 +163,8 @@ pub fn gate(left: &Side<'_>, right: &Side<'_>, options: &Options) -> Result<Toke
     match ids.in_prompt() {
         None => Ok(ids),
         Some(difference) => Err(Error::TokenIds {
-            left: left.name.into(),
-            right: right.name.into(),
+            left: names.left,
+            right: names.right,
             difference: Box::new(difference.clone()),
         }),
     }
@@ -258,12 +261,17 @@ fn judge_step(
     }
     let (x, y) = (left.records.elements(l)?, right.records.elements(r)?);
     let (gates, _) = options.tolerance.gates(&a.stage, a.layer, [a.dtype, b.dtype]);
-    by_elements((a, &x), (b, &y), gates, options.nan_equal).map_err(|wrong| Error::Elements {
-        run: if wrong.left { left.name } else { right.name }.to_owned(),
+    by_elements((a, &x), (b, &y), gates, options.nan_equal).map_err(|wrong| damaged(left, right, step, wrong))
+}
+
+pub(crate) fn damaged(left: &Side<'_>, right: &Side<'_>, step: &Step, wrong: WrongCount) -> Error {
+    let names = Labels::new(None, left.name, right.name);
+    Error::Elements {
+        run: if wrong.left { names.left } else { names.right },
         key: step.key.clone(),
         found: wrong.found,
         expected: wrong.expected,
-    })
+    }
 }
 
 impl Comparison<'_> {

@@ -1,6 +1,12 @@
 //! What a reader of a verdict should know of the two runs.
 
-use crate::{ids::TokenIds, num, records::Side, report::Note, tolerance::Tolerance};
+use crate::{
+    ids::TokenIds,
+    num,
+    records::Side,
+    report::{Labels, Note},
+    tolerance::Tolerance,
+};
 use bitnet_trace_schema::{Manifest, Model};
 use std::collections::BTreeSet;
 
@@ -10,23 +16,22 @@ const FLOAT_TYPES: [&str; 4] = ["F32", "F16", "BF16", "F64"];
 /// The notes, most important first.
 pub fn notes(left: &Side<'_>, right: &Side<'_>, ids: &TokenIds, tolerance: &Tolerance) -> Vec<Note> {
     let (a, b) = (left.manifest, right.manifest);
+    let names = Labels::new(None, left.name, right.name);
     let mut notes = Vec::new();
     let mut add = |kind, message| notes.push(Note { kind, message });
-    for side in [left, right] {
+    for (side, name) in [(left, &names.left), (right, &names.right)] {
         if let Some(fault) = &side.manifest.settings.fault {
             add(
                 "fault",
-                format!("{} was recorded with a planted fault: {fault}", side.name),
+                format!("{name} was recorded with a planted fault: {fault}"),
             );
         }
-        if let Some(Note { kind, message }) = incomplete(side) {
+        if let Some(Note { kind, message }) = incomplete(side, name) {
             add(kind, message);
         }
         if side.manifest.observation.positions_counted {
-            let message = format!(
-                "{}: positions were counted by the recorder, since the graph did not show them",
-                side.name
-            );
+            let message =
+                format!("{name}: positions were counted by the recorder, since the graph did not show them");
             add("positions", message);
         }
         for sequence in side.manifest.sequences.iter().filter(|s| s.rewrites > 0) {
@@ -34,8 +39,8 @@ pub fn notes(left: &Side<'_>, right: &Side<'_>, ids: &TokenIds, tolerance: &Tole
             add(
                 "rewrites",
                 format!(
-                    "{}: {times} of request {} were given another token id than before",
-                    side.name, sequence.request
+                    "{name}: {times} of request {} were given another token id than before",
+                    sequence.request
                 ),
             );
         }
@@ -56,7 +61,7 @@ pub fn notes(left: &Side<'_>, right: &Side<'_>, ids: &TokenIds, tolerance: &Tole
             "neither run has token ids, so it is not known that both saw the same tokens".into(),
         ),
         (known_left, _) => {
-            let name = if known_left { right.name } else { left.name };
+            let name = if known_left { &names.right } else { &names.left };
             add(
                 "token_ids",
                 format!("{name} has no token ids, so it is not known that both runs saw the same tokens"),
@@ -83,8 +88,13 @@ pub fn notes(left: &Side<'_>, right: &Side<'_>, ids: &TokenIds, tolerance: &Tole
     for (what, x, y) in settings(a, b) {
         add(
             "settings",
-            format!("{what}: {} {x}, {} {y}", left.name, right.name),
+            format!("{what}: {} {x}, {} {y}", names.left, names.right),
         );
+    }
+    if tolerance.sees_no_scale() {
+        let message =
+            "the tolerance limits the cosine alone, which does not see a wrong scale; limit rel_l2 beside it";
+        add("cosine", message.into());
     }
     if same_run(left, right) {
         add("same_run", "both sides are the same run".into());
@@ -93,10 +103,10 @@ pub fn notes(left: &Side<'_>, right: &Side<'_>, ids: &TokenIds, tolerance: &Tole
 }
 
 /// The note on an incomplete run.
-pub(crate) fn incomplete(side: &Side<'_>) -> Option<Note> {
+pub(crate) fn incomplete(side: &Side<'_>, name: &str) -> Option<Note> {
     (!side.incomplete.is_empty()).then(|| Note {
         kind: "incomplete",
-        message: format!("{} is incomplete: {}", side.name, side.incomplete.join("; ")),
+        message: format!("{name} is incomplete: {}", side.incomplete.join("; ")),
     })
 }
 

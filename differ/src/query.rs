@@ -106,7 +106,7 @@ pub fn query(
         database: database.into(),
         runs: sides.iter().map(RunView::of).collect(),
         records,
-        notes: sides.iter().filter_map(incomplete).collect(),
+        notes: sides.iter().filter_map(|s| incomplete(s, s.name)).collect(),
     })
 }
 

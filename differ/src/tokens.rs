@@ -2,7 +2,7 @@
 
 use crate::{
     Error,
-    compare::{Options, Status, describe, gate},
+    compare::{Options, Status, damaged, describe, gate},
     ids::TokenIds,
     judge::{Outcome, Reason, Verdict, by_elements, by_metadata},
     logits::distance,
@@ -11,7 +11,7 @@ use crate::{
     num,
     plan::{Step, plan},
     records::Side,
-    report::{ErrorView, Note, ReasonView, RecordView, Runs},
+    report::{ErrorView, Labels, Note, ReasonView, RecordView, Runs},
 };
 use bitnet_trace_schema::StageGraph;
 use serde::Serialize;
@@ -128,9 +128,10 @@ pub fn tokens(
     let steps = plan(left.records, right.records, graph).steps;
     let steps: Vec<Step> = steps.into_iter().filter(|s| s.key.stage == LOGITS).collect();
     if !steps.iter().any(|s| s.left.is_some() && s.right.is_some()) {
+        let names = Labels::new(None, left.name, right.name);
         return Err(Error::NothingInCommon {
-            left: format!("the logits of {}", left.name),
-            right: right.name.into(),
+            left: format!("the logits of {}", names.left),
+            right: names.right,
             left_has: describe(left.records),
             right_has: describe(right.records),
         });
@@ -272,12 +273,8 @@ fn position(
         Some(outcome) => outcome,
         None => {
             let (gates, _) = options.tolerance.gates(&a.stage, a.layer, [a.dtype, b.dtype]);
-            by_elements((a, &x), (b, &y), gates, options.nan_equal).map_err(|wrong| Error::Elements {
-                run: if wrong.left { left.name } else { right.name }.to_owned(),
-                key: key.clone(),
-                found: wrong.found,
-                expected: wrong.expected,
-            })?
+            by_elements((a, &x), (b, &y), gates, options.nan_equal)
+                .map_err(|wrong| damaged(left, right, step, wrong))?
         }
     };
     result.verdict = outcome.verdict;

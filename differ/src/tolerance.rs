@@ -292,6 +292,16 @@ impl Tolerance {
         Applied::new(*gates, source)
     }
 
+    /// Whether some gates limit nothing but the cosine, which is the same at any scale.
+    pub fn sees_no_scale(&self) -> bool {
+        let all = self.rules.iter().map(|r| r.gates).chain([self.default]);
+        all.map(|gates| Gates {
+            cosine: None,
+            ..gates
+        })
+        .any(|rest| rest == Gates::default())
+    }
+
     /// Whether this is the built-in tolerance.
     pub fn is_builtin(&self) -> bool {
         *self == Self::default()

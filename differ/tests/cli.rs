@@ -657,3 +657,60 @@ fn a_warm_up_of_one_run_is_hinted_at_where_runs_diverge() {
         ran.stdout
     );
 }
+
+#[test]
+fn runs_of_one_name_in_two_databases_are_told_apart() {
+    let (a, b) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let left = Made::default().record(a.path());
+    let mut ids = common::IDS;
+    ids[1] = 7;
+    let right = Made {
+        ids: &ids,
+        ..Made::default()
+    };
+    let right = right.record(b.path());
+    let prompt = two("first", &left, &right, &[]);
+    assert!(
+        prompt.stderr.contains("left (left):") && prompt.stderr.contains("left (right):"),
+        "{}",
+        prompt.stderr
+    );
+    let manifest = right.join("run.json");
+    let failed = std::fs::read_to_string(&manifest)
+        .unwrap()
+        .replace("\"complete\"", "\"failed\"");
+    std::fs::write(&manifest, failed).unwrap();
+    let incomplete = two("tokens", &left, &right, &[]);
+    assert!(
+        incomplete.code == 2 && incomplete.stderr.contains("the run left (right) is incomplete"),
+        "{}",
+        incomplete.stderr
+    );
+}
+
+#[test]
+fn a_match_by_cosine_alone_is_told_to_be_blind_to_scale() {
+    let dir = TempDir::new().unwrap();
+    let left = Made::default().record(dir.path());
+    let scaled = Made {
+        name: "scaled",
+        change: &|_, _, stage, v| {
+            if stage == "logits" {
+                v.iter_mut().for_each(|x| *x *= 10.0);
+            }
+            true
+        },
+        ..Made::default()
+    };
+    let scaled = scaled.record(dir.path());
+    for command in ["first", "compare", "tokens"] {
+        let ran = two(command, &left, &scaled, &["--cosine", "0.99"]);
+        assert!(
+            ran.code == 0 && ran.stdout.contains("note: the tolerance limits the cosine alone"),
+            "{command}: {}",
+            ran.stdout
+        );
+        let ran = two(command, &left, &scaled, &["--cosine", "0.99", "--rel-l2", "0.1"]);
+        assert!(ran.code == 1 && !ran.stdout.contains("cosine alone"), "{command}");
+    }
+}
