@@ -6,7 +6,8 @@
 //! key (`seq`, `layer`, `stage`). [`StageGraph`] is the vocabulary of stages and how
 //! they feed each other; [`columns`] are the Parquet columns, [`levels`] the
 //! encoding of their nested `values`; [`run_dir`] names the files and
-//! [`INDEX_DDL`] the SQLite index that a reader keeps beside them.
+//! [`INDEX_DDL`] the SQLite index that a reader keeps beside them. [`selection`] is the
+//! language that says which records a run keeps.
 //!
 //! The crate has no I/O and no threads: recorder and store both depend on it, and
 //! on nothing else of each other.
@@ -28,6 +29,7 @@ pub mod levels;
 mod manifest;
 mod record;
 pub mod run_dir;
+pub mod selection;
 mod stage;
 mod stats;
 
