@@ -11,7 +11,7 @@ use crate::{
     tolerance::{Applied, Gates},
 };
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 /// The stage name of a divergence in the token ids themselves.
 pub const TOKEN_ID: &str = "token_id";
@@ -28,6 +28,9 @@ pub struct FirstReport {
     pub origins: Vec<Origin>,
     /// Diverged records whose inputs diverged already.
     pub inherited: u64,
+    /// Diverged records of stages outside of the vocabulary, after the first of their request: of these it
+    /// is not known whether their inputs had diverged.
+    pub unplaced: u64,
     /// The match that is furthest apart.
     pub worst_match: Option<Worst>,
 }
@@ -110,10 +113,12 @@ impl FirstReport {
                 .filter(|(_, o)| o.verdict == Verdict::Within)
                 .map(|(i, _)| i)
         };
+        let unplaced = unplaced(comparison, &found);
         Self {
             common: Common::of(comparison),
             first_divergence,
-            inherited: comparison.counts.diverged - found.len() as u64,
+            inherited: comparison.counts.diverged - found.len() as u64 - unplaced,
+            unplaced,
             origins: grouped(comparison, &found),
             worst_match: Worst::of(comparison, matches()),
         }
@@ -123,6 +128,14 @@ impl FirstReport {
     pub fn status(&self) -> Status {
         self.common.status
     }
+}
+
+fn unplaced(comparison: &Comparison<'_>, origins: &[usize]) -> u64 {
+    let origins: HashSet<usize> = origins.iter().copied().collect();
+    let outcomes = comparison.outcomes.iter().enumerate();
+    let others = outcomes.filter(|(i, o)| o.verdict == Verdict::Diverged && !origins.contains(i));
+    let unplaced = others.filter(|(i, _)| comparison.graph.get(&comparison.key(*i).stage).is_none());
+    unplaced.count() as u64
 }
 
 fn divergence(comparison: &Comparison<'_>, step: usize) -> Option<Divergence> {

@@ -374,3 +374,30 @@ fn a_tolerance_file_drives_the_verdict_by_stage() {
     let ran = two("first", &left, &right, &["--tolerance", file]);
     assert!(ran.code == 2 && ran.stderr.contains("stagee"), "{}", ran.stderr);
 }
+
+#[test]
+fn a_stage_of_nobodys_vocabulary_is_not_said_to_have_inherited_a_fault() {
+    let dir = TempDir::new().unwrap();
+    let made = |name, by: f32| {
+        Made {
+            name,
+            rename: &|stage| format!("my_{stage}"),
+            change: &move |s, l, _, v| {
+                if (s, l) >= (3, 1) {
+                    shift(v, by);
+                }
+                true
+            },
+            ..Made::default()
+        }
+        .record(dir.path())
+    };
+    let ran = two("first", &made("a", 0.0), &made("b", 0.1), &["--format", "json"]);
+    let report = ran.json();
+    let diverged = report["counts"]["diverged"].as_u64().unwrap();
+    assert_eq!((ran.code, at(&report)), (1, json!([3, 1, "my_attn_norm"])));
+    assert_eq!(
+        (&report["inherited"], report["unplaced"].as_u64()),
+        (&json!(0), Some(diverged - 1))
+    );
+}

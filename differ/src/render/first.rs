@@ -119,6 +119,13 @@ fn divergence(out: &mut String, report: &FirstReport, d: &Divergence, labels: &L
         );
         line(out, wrap("  ", &text));
     }
+    if report.unplaced > 0 {
+        let text = format!(
+            "{} of the diverged: inputs unknown, since the vocabulary lacks their stages (--stages adds some)",
+            report.unplaced
+        );
+        line(out, wrap("  ", &text));
+    }
     origins(out, report);
 }
 
