@@ -5,8 +5,7 @@ use std::fs::OpenOptions;
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 /// How long the end of a run waits for the hash of its model.
@@ -16,30 +15,34 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(crate) struct Hashing {
     path: String,
-    stop: Arc<AtomicBool>,
-    /// Disconnected when the thread ends.
-    end: Mutex<Receiver<()>>,
+    state: Arc<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    stop: AtomicBool,
+    ended: Mutex<bool>,
+    end: Condvar,
 }
 
 /// Adds size and BLAKE3 of the model file to what is known of the run. Read, not mapped: a file that
 /// somebody truncates must not end the host.
 pub(crate) fn hash_in_background(shared: Arc<Shared>, path: String) -> Option<Hashing> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let (alive, end) = channel();
+    let state = Arc::new(State::default());
     let hashing = Hashing {
         path: path.clone(),
-        stop: Arc::clone(&stop),
-        end: Mutex::new(end),
+        state: Arc::clone(&state),
     };
     let work = move || {
-        if let Ok((blake3, bytes)) = hash(&path, &stop)
+        if let Ok((blake3, bytes)) = hash(&path, &state.stop)
             && let Some(model) = lock(&shared.info).model.as_mut().filter(|m| m.path == path)
         {
             model.blake3 = Some(blake3);
             model.bytes = Some(bytes);
         }
         drop(shared);
-        drop(alive);
+        *lock(&state.ended) = true;
+        state.end.notify_all();
     };
     let thread = std::thread::Builder::new().name("bitnet-trace-model".into());
     signals::blocked(|| thread.spawn(work)).ok().map(|_| hashing)
@@ -49,18 +52,25 @@ impl Hashing {
     /// Waits for the thread's end, but not longer than `patience`, so that a large file on a slow disk does
     /// not hold up the host. Whether it ended in time.
     pub fn wait(self, patience: Duration) -> bool {
-        let end = lock(&self.end);
-        if end.recv_timeout(patience) != Err(RecvTimeoutError::Timeout) {
+        if self.state.wait(patience) {
             return true;
         }
-        self.stop.store(true, Ordering::Relaxed);
-        let _ = end.recv_timeout(Duration::from_secs(1)); // at most a read is under way
+        self.state.stop.store(true, Ordering::Relaxed);
+        self.state.wait(Duration::from_secs(1)); // at most a read is under way
         crate::tell!(
             "the manifest has no hash of the model {}, which takes longer than {} s after the end of the run",
             self.path,
             patience.as_secs()
         );
         false
+    }
+}
+
+impl State {
+    fn wait(&self, patience: Duration) -> bool {
+        let ended = lock(&self.ended);
+        let waited = self.end.wait_timeout_while(ended, patience, |ended| !*ended);
+        *waited.unwrap_or_else(PoisonError::into_inner).0
     }
 }
 
