@@ -3,6 +3,7 @@
 use crate::{job::Job, lock};
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Jobs wait here for the writer. A producer reserves room, copies its tensor without holding the lock,
 /// then pushes; the order of pushes is the order of execution that `op_index` tells.
@@ -14,6 +15,8 @@ pub(crate) struct Queue {
     /// Signalled when a job is pushed, and at the end.
     work: Condvar,
     limit: usize,
+    /// How long the end waits for jobs that are being filled.
+    patience: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -26,7 +29,8 @@ struct State {
     pooled: usize,
     /// Jobs reserved and not pushed yet.
     filling: usize,
-    closed: bool,
+    /// When it was closed.
+    closed_at: Option<Instant>,
     /// Closed because the writer gave up.
     failed: bool,
     /// The writer waits for work: only then is it worth a system call to wake it.
@@ -49,6 +53,7 @@ impl Queue {
             room: Condvar::new(),
             work: Condvar::new(),
             limit,
+            patience: Duration::from_secs(5),
         }
     }
 
@@ -58,12 +63,13 @@ impl Queue {
     pub fn reserve(&self, bytes: usize, beside: usize) -> Option<Slot<'_>> {
         let reserved = bytes.saturating_add(beside).saturating_add(JOB_BYTES);
         let mut state = lock(&self.state);
-        while !state.closed && state.used > 0 && state.used.saturating_add(reserved) > self.limit {
+        while state.closed_at.is_none() && state.used > 0 && state.used.saturating_add(reserved) > self.limit
+        {
             state.blocked += 1;
             state = self.room.wait(state).unwrap_or_else(PoisonError::into_inner);
             state.blocked -= 1;
         }
-        if state.closed {
+        if state.closed_at.is_some() {
             return None;
         }
         state.used = state.used.saturating_add(reserved);
@@ -112,17 +118,27 @@ impl Queue {
     }
 
     /// The next job; `None` once the queue is closed and empty.
+    ///
+    /// A thread may never finish the copy that it began: a signal handler that calls `exit` runs on top of
+    /// it. So the end waits for copies, but not for ever.
     pub fn pop(&self) -> Option<Job> {
         let mut state = lock(&self.state);
         loop {
             if let Some(job) = state.jobs.pop_front() {
                 return Some(job);
             }
-            if state.closed && state.filling == 0 {
+            state.idle = true;
+            let Some(since) = state.closed_at else {
+                state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            let left = self.patience.saturating_sub(since.elapsed());
+            if state.filling == 0 || left.is_zero() {
+                state.failed = state.filling > 0; // these come too late
                 return None;
             }
-            state.idle = true;
-            state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+            let waited = self.work.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
@@ -143,9 +159,16 @@ impl Queue {
         }
     }
 
+    /// How many jobs are being filled.
+    pub fn filling(&self) -> u64 {
+        lock(&self.state).filling as u64
+    }
+
     /// Lets no more jobs in. What was reserved before is still written.
     pub fn close(&self) {
-        lock(&self.state).closed = true;
+        let mut state = lock(&self.state);
+        state.closed_at.get_or_insert_with(Instant::now);
+        drop(state);
         self.work.notify_all();
         self.room.notify_all();
     }
@@ -153,7 +176,7 @@ impl Queue {
     /// Closes the queue because nobody will empty it, and returns how many jobs were waiting.
     pub fn fail(&self) -> u64 {
         let mut state = lock(&self.state);
-        state.closed = true;
+        state.closed_at.get_or_insert_with(Instant::now);
         state.failed = true;
         let waiting = state.jobs.len() as u64;
         state.jobs.clear();
@@ -269,6 +292,17 @@ mod tests {
         assert_eq!(done.recv_timeout(Duration::from_secs(10)), Ok(true));
         writer.join().expect("no panic");
         assert_eq!(lock(&queue.state).used, 0);
+    }
+
+    #[test]
+    fn a_copy_that_never_ends_does_not_hold_up_the_end_for_ever() {
+        let mut queue = Queue::new(1000);
+        queue.patience = Duration::from_millis(20);
+        let slot = queue.reserve(100, 0).expect("open");
+        queue.close();
+        assert!(queue.pop().is_none());
+        assert_eq!(queue.filling(), 1);
+        assert!(!slot.push(), "too late");
     }
 
     #[test]

@@ -124,6 +124,10 @@ impl<'a> Writer<'a> {
             self.job(&job)?;
             self.shared.queue.recycle(job);
         }
+        match self.shared.queue.filling() {
+            0 => {}
+            n => drop(self.shared.count_reason("not copied when the run ended", n)),
+        }
         Ok(())
     }
 
