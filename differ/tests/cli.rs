@@ -714,3 +714,39 @@ fn a_match_by_cosine_alone_is_told_to_be_blind_to_scale() {
         assert!(ran.code == 1 && !ran.stdout.contains("cosine alone"), "{command}");
     }
 }
+
+#[test]
+fn a_run_that_cannot_be_read_is_not_one_that_was_not_recorded() {
+    let dir = TempDir::new().unwrap();
+    let script = "mkdir $BITNET_TRACE_DIR/run=bad && echo x > $BITNET_TRACE_DIR/run=bad/run.json";
+    let ran = run(&["record", "--into", text(dir.path()), "--", "sh", "-c", script]);
+    assert!(
+        ran.code == 2
+            && ran.stderr.contains("the run bad is incomplete")
+            && !ran.stderr.contains("recorded nothing"),
+        "{}",
+        ran.stderr
+    );
+}
+
+#[test]
+fn where_nothing_was_compared_no_counts_are_promised() {
+    let dir = TempDir::new().unwrap();
+    let left = Made::default().record(dir.path());
+    let mut ids = common::IDS;
+    ids[4] = 9;
+    let right = Made {
+        name: "right",
+        ids: &ids,
+        ..Made::default()
+    };
+    let right = right.record(dir.path());
+    for command in ["first", "compare"] {
+        let ran = two(command, &left, &right, &["--seq", "4-"]);
+        assert!(
+            ran.code == 1 && ran.stdout.contains("0 records compared\n"),
+            "{command}: {}",
+            ran.stdout
+        );
+    }
+}

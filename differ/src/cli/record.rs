@@ -168,7 +168,8 @@ fn problem(status: ExitStatus, runs: &[RecordedRun], program: &OsString) -> Opti
             message,
         });
     }
-    if runs.iter().all(|r| r.run.records == 0) {
+    let incomplete = runs.iter().find(|r| !r.run.complete);
+    if incomplete.is_none() && runs.iter().all(|r| r.run.records == 0) {
         let message = format!(
             "{program} recorded nothing: was it built with the recorder (feature `trace`), and does it read BITNET_TRACE_DIR?"
         );
@@ -177,7 +178,7 @@ fn problem(status: ExitStatus, runs: &[RecordedRun], program: &OsString) -> Opti
             message,
         });
     }
-    let incomplete = runs.iter().find(|r| !r.run.complete)?;
+    let incomplete = incomplete?;
     let message = format!(
         "the run {} is incomplete: {}",
         incomplete.run.name,

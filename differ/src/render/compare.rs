@@ -1,7 +1,7 @@
-use super::{BAD, FAINT, GOOD, STRONG, counted, line, pad, paint, remarks, wrap};
+use super::{BAD, FAINT, GOOD, STRONG, compared, line, pad, paint, remarks, wrap};
 use crate::{
     compare::Status,
-    num::{plural, sci},
+    num::sci,
     report::Labels,
     summary::{CompareReport, LayerError, StageSummary},
 };
@@ -10,12 +10,7 @@ use crate::{
 pub fn compare(report: &CompareReport, labels: &Labels) -> String {
     let mut out = String::new();
     let common = &report.common;
-    let counts = &common.counts;
-    let compared = format!(
-        "{} compared: {}",
-        plural(counts.compared(), "record"),
-        counted(counts)
-    );
+    let compared = compared(&common.counts);
     let mark = match report.status() {
         Status::Ok => paint(GOOD, "✓"),
         _ => paint(BAD, "✗"),

@@ -1,4 +1,6 @@
-use super::{BAD, FAINT, GOOD, LISTED, STRONG, counted, engine, line, pad, paint, remarks, short, wrap};
+use super::{
+    BAD, FAINT, GOOD, LISTED, STRONG, compared, counted, engine, line, pad, paint, remarks, short, wrap,
+};
 use crate::{
     compare::Status,
     first::{Divergence, FirstReport, SideView},
@@ -103,15 +105,7 @@ fn divergence(out: &mut String, report: &FirstReport, d: &Divergence, labels: &L
     measures(out, d);
     evidence(out, &d.inputs);
     line(out, "");
-    let counts = &report.common.counts;
-    line(
-        out,
-        format!(
-            "  {} compared: {}",
-            plural(counts.compared(), "record"),
-            counted(counts)
-        ),
-    );
+    line(out, format!("  {}", compared(&report.common.counts)));
     if report.inherited > 0 {
         let text = format!(
             "{} of the diverged have inputs that had diverged already",

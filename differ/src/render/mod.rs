@@ -78,6 +78,15 @@ fn wrap(prefix: &str, text: &str) -> String {
     out
 }
 
+/// `3 records compared: 1 identical, 2 within`.
+fn compared(counts: &Counts) -> String {
+    let total = plural(counts.compared(), "record");
+    match counted(counts) {
+        none if none.is_empty() => format!("{total} compared"),
+        some => format!("{total} compared: {some}"),
+    }
+}
+
 fn counted(counts: &Counts) -> String {
     let all = [
         (counts.identical, "identical"),
