@@ -125,15 +125,16 @@ fn token_ids_message(left: &str, right: &str, d: &IdDifference) -> String {
         from: d.ids_from,
         mark: d.seq,
     };
-    let request = if d.request == 0 {
-        String::new()
+    // Of other requests it is not known where the prompt ends.
+    let what = if d.request == 0 {
+        "the prompts have different token ids".to_owned()
     } else {
-        format!(" of request {}", d.request)
+        format!("the token ids of request {} differ", d.request)
     };
     let width = left.chars().count().max(right.chars().count()) + 1;
     let name = |name: &str| format!("{name}:{}", " ".repeat(width - 1 - name.chars().count()));
     format!(
-        "the prompts{request} have different token ids, first at seq={}\n  {} {}\n  {} {}\n\
+        "{what}, first at seq={}\n  {} {}\n  {} {}\n\
          Tensors of different tokens cannot be compared. Check tokenizer, BOS and chat\ntemplate, or feed both engines the same ids.",
         d.seq,
         name(left),

@@ -25,7 +25,7 @@ pub struct Args {
     /// What is held against it
     #[arg(value_name = "B")]
     right: PathBuf,
-    /// How many of the most likely tokens the overlap looks at
+    /// How many of the most likely tokens the overlap looks at, 1 to 1000
     #[arg(short = 'k', long, value_name = "K", default_value_t = DEFAULT_TOP_K, value_parser = top_k())]
     top_k: usize,
     #[command(flatten)]
