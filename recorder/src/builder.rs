@@ -1,4 +1,5 @@
 use crate::{Engine, Error, Recorder, Values};
+use bitnet_trace_schema::selection::{Selection, SelectionError};
 use std::path::PathBuf;
 
 /// Most bytes that wait in the queue, unless the builder says otherwise: 256 MiB.
@@ -29,6 +30,8 @@ pub struct RecorderBuilder {
     pub(crate) run: Option<String>,
     pub(crate) engine: Engine,
     pub(crate) values: Values,
+    /// `None` is everything.
+    pub(crate) selection: Result<Option<Selection>, SelectionError>,
     pub(crate) queue_bytes: usize,
     pub(crate) layout: Layout,
     pub(crate) fixed: Option<Fixed>,
@@ -87,6 +90,7 @@ impl RecorderBuilder {
             run: None,
             engine: Engine::new("unknown", ""),
             values: Values::Full,
+            selection: Ok(None),
             queue_bytes: DEFAULT_QUEUE_BYTES,
             layout: Layout::default(),
             fixed: None,
@@ -109,6 +113,16 @@ impl RecorderBuilder {
     /// Whether elements are kept, or only their hash and statistics.
     pub fn values(mut self, values: Values) -> Self {
         self.values = values;
+        self
+    }
+
+    /// Which records are kept, such as `seq=0-2,layer=6,stage=attn_*;layer=-1`: alternatives with `;`, terms
+    /// that must all hold with `,`, values with `|`, `!=` to exclude. The keys are seq, layer, stage and
+    /// request. Empty, as without this call: everything. What is not selected is not touched, and counts neither
+    /// as dropped nor as missing. [`RecorderBuilder::build`] refuses what is not an expression.
+    pub fn select(mut self, expression: impl AsRef<str>) -> Self {
+        let parsed = expression.as_ref().parse::<Selection>();
+        self.selection = parsed.map(|s| Some(s).filter(|s| !s.is_everything()));
         self
     }
 
@@ -136,8 +150,8 @@ impl RecorderBuilder {
     /// Creates the run's directory and starts the recorder.
     ///
     /// # Errors
-    /// [`Error::RunName`], [`Error::Directory`], [`Error::TooManyRuns`] or [`Error::Thread`]. Never without
-    /// feature `trace`: the recorder is off then.
+    /// [`Error::RunName`], [`Error::Selection`], [`Error::Directory`], [`Error::TooManyRuns`] or
+    /// [`Error::Thread`]. Never without feature `trace`: the recorder is off then.
     pub fn build(self) -> Result<Recorder, Error> {
         Recorder::start(self)
     }

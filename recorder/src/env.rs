@@ -10,7 +10,7 @@ const DIR: &str = "BITNET_TRACE_DIR";
 const RUN: &str = "BITNET_TRACE_RUN";
 /// `full` or `stats`.
 const VALUES: &str = "BITNET_TRACE_VALUES";
-/// Which tensors to record.
+/// Which records to keep.
 const SELECT: &str = "BITNET_TRACE_SELECT";
 
 /// Reads variables with `get`; tells `warn` what can't be done as asked.
@@ -56,11 +56,16 @@ fn builder(
             "{VALUES}={other:?} is neither \"full\" nor \"stats\"; full values are recorded"
         )),
     }
-    if set(SELECT).is_some() {
+    if let Some(expression) = set(SELECT) {
+        builder = builder.select(expression.to_string_lossy());
+    }
+    if let Err(error) = &builder.selection {
+        // neither everything nor something else than was meant
         warn(format!(
-            "{SELECT} is not supported by version {} of the recorder; everything is recorded",
-            env!("CARGO_PKG_VERSION")
+            "nothing is recorded, as {SELECT} is wrong: {error}. The engine goes on\n{}",
+            error.excerpt()
         ));
+        return None;
     }
     Some(builder)
 }
@@ -84,26 +89,62 @@ mod tests {
 
     #[test]
     fn each_variable_is_understood() {
-        let (builder, warnings) = read(&[(DIR, "/d"), (RUN, "cpp-f32"), (VALUES, "stats"), (SELECT, "")]);
+        let (builder, warnings) = read(&[(DIR, "/d"), (RUN, "cpp-f32"), (VALUES, "stats")]);
         let builder = builder.expect("on");
         assert_eq!(warnings, [""; 0]);
         assert_eq!(
             (builder.dir.to_str(), builder.run.as_deref()),
             (Some("/d"), Some("cpp-f32"))
         );
-        assert_eq!(builder.values, Values::Stats);
+        assert_eq!((builder.values, builder.selection), (Values::Stats, Ok(None)));
+        let (builder, warnings) = read(&[(DIR, "/d"), (SELECT, "layer=1;stage=q_*")]);
+        assert_eq!(warnings, [""; 0]);
+        assert_eq!(
+            builder.expect("on").selection,
+            "layer=1;stage=q_*".parse().map(Some)
+        );
+        assert!(
+            matches!(read(&[(DIR, "/d"), (SELECT, "")]), (Some(b), w) if b.selection == Ok(None) && w.is_empty())
+        );
+    }
+
+    #[test]
+    fn a_wrong_selection_is_one_warning_that_shows_its_place_and_the_recorder_is_off() {
+        let (builder, warnings) = read(&[(DIR, "/d"), (SELECT, "seq=0,layer=six")]);
+        assert!(builder.is_none());
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        for part in [
+            SELECT,
+            "column 13",
+            "\"six\"",
+            "layer=0-5",
+            "\n  seq=0,layer=six\n              ^^^",
+        ] {
+            assert!(warnings[0].contains(part), "{part}: {}", warnings[0]);
+        }
+        let bytes = std::os::unix::ffi::OsStringExt::from_vec(b"stage=\xff".to_vec());
+        let get = |name: &str| match name {
+            SELECT => Some(OsString::clone(&bytes)),
+            _ => Some("d".into()),
+        };
+        let mut warnings = vec![];
+        let engine = Engine::new("e", "1");
+        assert!(
+            super::builder(engine, &get, &mut |w| warnings.push(w)).is_none(),
+            "not UTF-8"
+        );
     }
 
     #[test]
     fn each_wrong_value_is_one_warning_that_names_it() {
-        let (builder, warnings) = read(&[(DIR, "d"), (RUN, "../x y"), (VALUES, "all"), (SELECT, "layer=1")]);
+        let (builder, warnings) = read(&[(DIR, "d"), (RUN, "../x y"), (VALUES, "all")]);
         let builder = builder.expect("on");
         assert_eq!(
             (builder.run.as_deref(), builder.values),
             (Some("-..-x-y"), Values::Full)
         );
-        assert_eq!(warnings.len(), 3, "{warnings:?}");
-        for (warning, word) in warnings.iter().zip(["../x y", "\"all\"", SELECT]) {
+        assert_eq!(warnings.len(), 2, "{warnings:?}");
+        for (warning, word) in warnings.iter().zip(["../x y", "\"all\""]) {
             assert!(warning.contains(word), "{warning}");
         }
     }

@@ -18,6 +18,9 @@ pub enum Error {
         suggestion = bitnet_trace_schema::run_dir::sanitize_run_name(.0)
     )]
     RunName(String),
+    /// What was given to [`RecorderBuilder::select`](crate::RecorderBuilder::select) is not an expression.
+    #[error("wrong selection: {0}")]
+    Selection(#[from] bitnet_trace_schema::selection::SelectionError),
     /// Every name from `<name>` to `<name>-9999` is taken.
     #[error("{dir} already holds ten thousand runs named {name:?}; choose another name")]
     TooManyRuns {

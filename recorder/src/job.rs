@@ -1,6 +1,7 @@
 //! A tensor on its way to the writer: checked, copied, and cut along its token axis.
 
-use crate::{DType, Tap, TensorError, TensorView, gather::gather};
+use crate::{DType, Tap, TensorError, TensorView, gather::gather, select::request};
+use bitnet_trace_schema::selection::Tokens;
 
 /// Most bytes of a tensor, and of the stored elements of one slice: a Parquet page's size is an i32, and
 /// its levels need some of it.
@@ -10,13 +11,17 @@ const MAX_TOKENS: usize = 1 << 20;
 
 /// How a tensor divides into slices.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Plan {
+pub(crate) struct Plan<'s> {
     tokens: usize,
+    /// The tokens that are wanted; `None` is all of them.
+    selected: Option<Tokens<'s>>,
+    /// How many they are.
+    wanted: usize,
     /// Axis of the tensor.
     token_axis: Option<usize>,
     /// Axis of a slice.
     causal_axis: Option<usize>,
-    /// Bytes of all slices.
+    /// Bytes of the slices that are wanted.
     pub bytes: usize,
 }
 
@@ -63,9 +68,13 @@ impl Default for Job {
     }
 }
 
-impl Plan {
+impl<'s> Plan<'s> {
     /// Checks a tensor and its tap against each other. Nothing is read or allocated.
-    pub fn new(tap: &Tap<'_>, view: &TensorView<'_>) -> Result<Self, TensorError> {
+    pub fn new(
+        tap: &Tap<'_>,
+        view: &TensorView<'_>,
+        selected: Option<Tokens<'s>>,
+    ) -> Result<Self, TensorError> {
         if tap.stage.is_empty() || tap.layer < bitnet_trace_schema::LAYER_ALL {
             return Err(TensorError::Key {
                 stage: tap.stage.to_owned(),
@@ -96,6 +105,8 @@ impl Plan {
         check_tokens(tap, tokens)?;
         let mut plan = Self {
             tokens,
+            selected,
+            wanted: 0,
             token_axis: tap.token_axis,
             causal_axis: tap.causal_axis.map(|axis| match tap.token_axis {
                 Some(token_axis) if token_axis < axis => axis - 1,
@@ -103,17 +114,34 @@ impl Plan {
             }),
             bytes: 0,
         };
+        plan.wanted = match selected {
+            None => tokens,
+            Some(_) => plan.wanted_tokens(tap).count(),
+        };
         plan.bytes = plan.size(tap, view)?;
         Ok(plan)
+    }
+
+    /// Whether the tensor has tokens, and none of them is wanted.
+    pub fn is_unwanted(&self) -> bool {
+        self.wanted == 0 && self.tokens > 0
+    }
+
+    /// The tokens that are wanted, in order.
+    fn wanted_tokens<'a>(&'a self, tap: &'a Tap<'_>) -> impl Iterator<Item = usize> + 'a {
+        (0..self.tokens).filter(move |&i| match &self.selected {
+            None => true,
+            Some(selected) => selected.wants(position(tap, i), request(tap, i)),
+        })
     }
 
     /// Bytes that the job takes beside its tensor.
     pub fn beside(&self, tap: &Tap<'_>) -> usize {
         let text = tap.stage.len() + tap.name.len() + tap.op.len();
-        (self.tokens * size_of::<(i64, i32)>()).saturating_add(text)
+        (self.wanted * size_of::<(i64, i32)>()).saturating_add(text)
     }
 
-    /// Bytes of all slices, each of which a page can hold.
+    /// Bytes of the slices that are wanted, each of which a page can hold.
     fn size(&self, tap: &Tap<'_>, view: &TensorView<'_>) -> Result<usize, TensorError> {
         // elements of a slice, but for the causal axis; below 2^64 as the view was checked
         let (mut fixed, mut keys) = (1u128, 1);
@@ -135,7 +163,7 @@ impl Plan {
             view.dtype().size()
         };
         let (mut total, mut largest) = (0u128, 0u128);
-        for i in 0..self.tokens {
+        for i in self.wanted_tokens(tap) {
             let keys = match self.causal_axis {
                 Some(_) => visible(position(tap, i), keys),
                 None => keys,
@@ -198,11 +226,11 @@ impl Job {
     ///
     /// # Errors
     /// [`TensorError::OutOfMemory`]: an allocation that fails otherwise ends the host.
-    pub fn fill(&mut self, tap: &Tap<'_>, view: &TensorView<'_>, plan: &Plan) -> Result<(), TensorError> {
+    pub fn fill(&mut self, tap: &Tap<'_>, view: &TensorView<'_>, plan: &Plan<'_>) -> Result<(), TensorError> {
         self.data.clear();
         self.tokens.clear();
         (self.data.try_reserve(plan.bytes))
-            .and_then(|()| self.tokens.try_reserve(plan.tokens))
+            .and_then(|()| self.tokens.try_reserve(plan.wanted))
             .map_err(|_| TensorError::OutOfMemory(plan.bytes))?;
         replace(&mut self.stage, tap.stage);
         replace(&mut self.name, tap.name);
@@ -210,35 +238,44 @@ impl Job {
         self.layer = tap.layer;
         self.dtype = view.dtype();
         self.causal_axis = plan.causal_axis;
-        self.tokens.extend((0..plan.tokens).map(|i| {
-            let request = tap.requests.map_or(tap.request, |r| r[i]);
-            (position(tap, i), request)
-        }));
+        let wanted = plan.wanted_tokens(tap);
+        self.tokens
+            .extend(wanted.map(|i| (position(tap, i), request(tap, i))));
         let offset = view.dims(&mut self.dims);
         let token_dim = plan.token_axis.map(|axis| self.dims.remove(axis));
         self.shape.clear();
         self.shape.extend(self.dims.iter().map(|&(extent, _)| extent));
         if plan.bytes > 0 {
-            self.copy(view, token_dim, offset);
+            self.copy(tap, view, plan, token_dim, offset);
         }
         Ok(())
     }
 
-    /// Copies the slices one behind the other: all at once, or each by itself where their sizes differ.
-    fn copy(&mut self, view: &TensorView<'_>, token_dim: Option<(usize, isize)>, offset: usize) {
+    /// Copies the slices one behind the other: all at once, or each by itself where their sizes differ or
+    /// not all are wanted.
+    fn copy(
+        &mut self,
+        tap: &Tap<'_>,
+        view: &TensorView<'_>,
+        plan: &Plan<'_>,
+        token_dim: Option<(usize, isize)>,
+        offset: usize,
+    ) {
         let size = view.dtype().size();
-        let Some(axis) = self.causal_axis else {
+        if self.causal_axis.is_none() && plan.wanted == plan.tokens {
             if let Some(dim) = token_dim {
                 self.dims.insert(0, dim);
             }
             gather(view.data(), size, &mut self.dims, offset, &mut self.data);
             return;
-        };
+        }
         let step = token_dim.map_or(0, |(_, stride)| stride);
-        for (i, &(seq, _)) in self.tokens.iter().enumerate() {
+        for (i, &(seq, _)) in plan.wanted_tokens(tap).zip(&self.tokens) {
             self.slice_dims.clear();
             self.slice_dims.extend_from_slice(&self.dims);
-            self.slice_dims[axis].0 = visible(seq, self.shape[axis]);
+            if let Some(axis) = self.causal_axis {
+                self.slice_dims[axis].0 = visible(seq, self.shape[axis]);
+            }
             let first = (offset as isize).wrapping_add(step.wrapping_mul(i as isize)) as usize;
             gather(view.data(), size, &mut self.slice_dims, first, &mut self.data);
         }
@@ -269,13 +306,25 @@ fn replace(text: &mut String, with: &str) {
 mod tests {
     use super::*;
     use crate::bytes_of;
+    use bitnet_trace_schema::selection::Selection;
 
     /// Position, request, shape and values.
     type Found = (i64, i32, Vec<i64>, Vec<f32>);
 
     fn slices(tap: Tap<'_>, shape: &[usize], data: &[f32]) -> Result<Vec<Found>, TensorError> {
+        selected("", tap, shape, data)
+    }
+
+    fn selected(
+        selection: &str,
+        tap: Tap<'_>,
+        shape: &[usize],
+        data: &[f32],
+    ) -> Result<Vec<Found>, TensorError> {
         let view = TensorView::new(DType::F32, shape, bytes_of(data));
-        let plan = Plan::new(&tap, &view)?;
+        let selection: Selection = selection.parse().expect("a selection");
+        let tokens = selection.tokens(tap.stage, tap.layer);
+        let plan = Plan::new(&tap, &view, (!selection.is_everything()).then_some(tokens))?;
         let mut job = Job::default();
         job.fill(&tap, &view, &plan)?;
         assert_eq!(job.data.len(), plan.bytes);
@@ -355,6 +404,38 @@ mod tests {
     }
 
     #[test]
+    fn only_the_slices_of_wanted_tokens_are_copied() {
+        let data: Vec<f32> = (0..24).map(|x| x as f32).collect();
+        let tap = Tap::new("x", 0, 3);
+        let taps: [(Tap<'_>, &[usize]); 4] = [
+            (tap.token_axis(0), &[4, 2, 3]),
+            (tap.token_axis(2), &[3, 2, 4]),
+            (
+                tap.token_axis(1).positions(&[5, 3, 9, 3]).requests(&[0, 1, 0, 0]),
+                &[2, 4, 3],
+            ),
+            (tap.token_axis(1).causal_axis(2), &[1, 4, 6]),
+        ];
+        for (tap, shape) in taps {
+            let all = slices(tap, shape, &data).expect("fits");
+            for selection in ["seq=3", "seq=4|6", "seq!=4", "request=1", "seq=5-,request=0"] {
+                let tokens: Selection = selection.parse().expect("a selection");
+                let wanted = |s: &&Found| tokens.tokens("x", 0).wants(s.0, s.1);
+                let expected: Vec<Found> = all.iter().filter(wanted).cloned().collect();
+                assert_eq!(
+                    selected(selection, tap, shape, &data),
+                    Ok(expected),
+                    "{selection}"
+                );
+            }
+        }
+        let view = TensorView::new(DType::F32, &[4, 6], bytes_of(&data));
+        let nothing: Selection = "seq=9".parse().expect("a selection");
+        let plan = |tokens| Plan::new(&tap.token_axis(0), &view, tokens).expect("fits");
+        assert!(plan(Some(nothing.tokens("x", 0))).is_unwanted() && !plan(None).is_unwanted());
+    }
+
+    #[test]
     fn a_tap_that_does_not_fit_its_tensor_is_refused() {
         let refused = |tap: Tap<'_>| slices(tap, &[2, 3], &[0.0; 6]).expect_err("refused");
         let tap = Tap::new("x", 0, 0);
@@ -393,7 +474,7 @@ mod tests {
         let byte = [0u8];
         let refused = |dtype, shape: &[usize], tap: Tap<'_>| {
             let zeros = vec![0isize; shape.len()];
-            Plan::new(&tap, &TensorView::new(dtype, shape, &byte).strides(&zeros)).expect_err("refused")
+            Plan::new(&tap, &TensorView::new(dtype, shape, &byte).strides(&zeros), None).expect_err("refused")
         };
         let tap = Tap::new("x", 0, 0);
         assert!(matches!(

@@ -71,6 +71,8 @@ mod recorder;
 #[cfg(feature = "trace")]
 mod run;
 #[cfg(feature = "trace")]
+mod select;
+#[cfg(feature = "trace")]
 mod shared;
 #[cfg(feature = "trace")]
 mod signals;

@@ -53,7 +53,7 @@ impl Queue {
             room: Condvar::new(),
             work: Condvar::new(),
             limit,
-            patience: Duration::from_secs(5),
+            patience: Duration::from_secs(2),
         }
     }
 

@@ -2,9 +2,10 @@ use crate::model::{Hashing, PATIENCE};
 use crate::writer::manifest;
 use crate::{
     AsTensor, Engine, Error, Model, Observation, RecorderBuilder, RunInfo, Settings, Summary, Tap,
-    TensorError, TensorView, env, exit, job::Plan, lock, model, run, shared::Shared, writer,
+    TensorError, TensorView, env, exit, job::Plan, lock, model, run, select, shared::Shared, writer,
 };
 use bitnet_trace_schema::RunState;
+use bitnet_trace_schema::selection::Tokens;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -37,6 +38,9 @@ struct End {
 
 impl Recorder {
     pub(crate) fn start(mut builder: RecorderBuilder) -> Result<Self, Error> {
+        if let Err(error) = &builder.selection {
+            return Err(Error::Selection(error.clone()));
+        }
         let (name, dir) = run::claim(&mut builder)?;
         let layout = builder.layout;
         let shared = Arc::new(Shared::new(name, dir, builder));
@@ -61,8 +65,9 @@ impl Recorder {
     /// The recorder that the environment asks for.
     ///
     /// `BITNET_TRACE_DIR` is the database's directory, created when missing; unset or empty means off.
-    /// `BITNET_TRACE_RUN` names the run, `BITNET_TRACE_VALUES` is `full` or `stats`. Never fails: where the
-    /// directory can't be used, one warning on stderr says why, and the recorder is off.
+    /// `BITNET_TRACE_RUN` names the run, `BITNET_TRACE_VALUES` is `full` or `stats`, `BITNET_TRACE_SELECT` says
+    /// [which records](RecorderBuilder::select) are kept. Never fails: where the directory can't be used or the
+    /// selection is wrong, one warning on stderr says why, and the recorder is off.
     pub fn from_env(engine: Engine) -> Self {
         env::recorder(engine, &|name| std::env::var_os(name), &mut |warning| {
             crate::tell!("{warning}")
@@ -87,11 +92,15 @@ impl Recorder {
         self.active().is_some()
     }
 
-    /// Whether a tensor with this tap would be recorded, as far as its key tells: for engines that would
-    /// have to compute or move it first.
+    /// Whether any token of a tensor with this tap would be recorded, as far as the tap tells: for engines
+    /// that would have to compute or move it first.
+    ///
+    /// A tap with a token axis and neither positions nor requests may have any number of tokens from `seq` on.
+    /// A `seq` below 0 is not known yet: the answer is then the one for stage, layer and request.
     #[inline]
-    pub fn wants(&self, _tap: &Tap<'_>) -> bool {
-        self.is_on()
+    pub fn wants(&self, tap: &Tap<'_>) -> bool {
+        let Some(handle) = &self.0 else { return false };
+        handle.shared.on.load(Ordering::Relaxed) && handle.selected(tap).is_some() && handle.is_owner()
     }
 
     #[inline]
@@ -169,7 +178,8 @@ impl Recorder {
         }
     }
 
-    /// Records a tensor. Copies it and returns; waits while the queue is full.
+    /// Records a tensor. Copies it and returns; waits while the queue is full. Tokens that are not
+    /// [selected](RecorderBuilder::select) are not copied, and where none is, the tensor is not looked at.
     ///
     /// Never fails: a tensor that can't be recorded is counted in the manifest by its
     /// [reason](TensorError::reason), and the first such is told on stderr.
@@ -181,16 +191,18 @@ impl Recorder {
     /// [`Recorder::record`] for those who want to know whether the tensor was taken.
     ///
     /// # Errors
-    /// Why it was not; it is counted nevertheless. A recorder that is off returns `Ok`.
+    /// Why it was not; it is counted nevertheless. A recorder that is off or does not want it returns `Ok`.
     #[inline]
     pub fn try_record<T: AsTensor + ?Sized>(&self, tap: Tap<'_>, tensor: &T) -> Result<(), TensorError> {
         let Some(handle) = &self.0 else { return Ok(()) };
         handle.record(&tap, &mut |f| tensor.with_view(f))
     }
 
-    /// Counts a tensor that the engine could not hand over, under a reason in a few words.
+    /// Counts a tensor that the engine could not hand over, under a reason in a few words; but not one that
+    /// is not [wanted](Recorder::wants). One of an empty stage, which is not known, always counts.
     pub fn drop_tensor(&self, tap: Tap<'_>, reason: &str) {
-        if let Some(handle) = self.0.as_ref().filter(|handle| handle.is_owner()) {
+        let Some(handle) = &self.0 else { return };
+        if (tap.stage.is_empty() || handle.selected(&tap).is_some()) && handle.is_owner() {
             let error = TensorError::Refused(reason.to_owned());
             handle.shared.count(tap.stage, tap.layer, &error);
         }
@@ -223,20 +235,41 @@ impl Recorder {
 type Show<'a> = dyn FnMut(&mut dyn FnMut(TensorView<'_>)) -> Result<(), TensorError> + 'a;
 
 impl Handle {
+    /// Which tokens of the tap's tensor are wanted (inside: `None` is all of them), or `None` if none can be.
+    #[inline]
+    fn selected(&self, tap: &Tap<'_>) -> Option<Option<Tokens<'_>>> {
+        let Some(selection) = &self.shared.selection else {
+            return Some(None);
+        };
+        let tokens = selection.tokens(tap.stage, tap.layer);
+        select::any(&tokens, tap).then_some(Some(tokens))
+    }
+
     fn record(&self, tap: &Tap<'_>, show: &mut Show<'_>) -> Result<(), TensorError> {
+        let Some(selected) = self.selected(tap) else {
+            return Ok(());
+        };
         if self.shared.ended.load(Ordering::Relaxed) || !self.is_owner() {
             return Err(TensorError::Closed); // too late to be counted in the manifest
         }
         let mut result = Err(TensorError::Unreadable("it shows no memory".into()));
-        let shown = show(&mut |view| result = self.take(tap, &view));
+        let shown = show(&mut |view| result = self.take(tap, &view, selected));
         shown.and(result).inspect_err(|error| {
             self.shared.count(tap.stage, tap.layer, error);
         })
     }
 
     /// Checks the tensor, copies it and queues the copy.
-    fn take(&self, tap: &Tap<'_>, view: &TensorView<'_>) -> Result<(), TensorError> {
-        let plan = Plan::new(tap, view)?;
+    fn take(
+        &self,
+        tap: &Tap<'_>,
+        view: &TensorView<'_>,
+        selected: Option<Tokens<'_>>,
+    ) -> Result<(), TensorError> {
+        let plan = Plan::new(tap, view, selected)?;
+        if plan.is_unwanted() {
+            return Ok(());
+        }
         let queue = &self.shared.queue;
         let mut slot = queue
             .reserve(plan.bytes, plan.beside(tap))
@@ -306,6 +339,15 @@ impl Handle {
                 summary.run,
                 summary.dropped
             );
+        }
+        if let Some(selection) = &self.shared.selection
+            && let Ok(Summary {
+                records: 0,
+                dropped: 0,
+                ..
+            }) = &result
+        {
+            crate::tell!("{}", select::matched_nothing(selection, &self.shared.run));
         }
         end.result = Some(result.clone());
         result

@@ -1,6 +1,7 @@
 //! What engine threads and the writer thread share: the queue, what is known of the run, what was lost.
 
 use crate::{Engine, RunInfo, TensorError, Values, builder::Fixed, lock, process, queue::Queue};
+use bitnet_trace_schema::selection::Selection;
 use bitnet_trace_schema::{Dropped, FORMAT_VERSION, Manifest, Owner, PartEntry, RunState, Sequence, Writer};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -18,6 +19,8 @@ pub(crate) struct Shared {
     pub dir: PathBuf,
     pub queue: Queue,
     pub values: Values,
+    /// What is wanted; `None` is everything.
+    pub selection: Option<Selection>,
     pub writer: Writer,
     /// Whether tensors are taken. Every call looks here first.
     pub on: AtomicBool,
@@ -55,6 +58,7 @@ impl Shared {
             },
             queue: Queue::new(builder.queue_bytes),
             values: builder.values,
+            selection: builder.selection.ok().flatten(),
             on: AtomicBool::new(true),
             ended: AtomicBool::new(false),
             info: Mutex::default(),
@@ -181,7 +185,7 @@ impl Shared {
             prompt_tokens: info.prompt_tokens,
             sequences: lock(&self.sequences).values().cloned().collect(),
             values: self.values,
-            selection: None,
+            selection: self.selection.as_ref().map(Selection::to_string),
             observation: info.observation,
             records: parts.iter().map(|p| p.rows).sum(),
             dropped: lock(&self.dropped).clone(),

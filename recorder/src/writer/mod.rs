@@ -261,7 +261,7 @@ mod tests {
         for seq in 0..5 {
             let (tap, bytes) = (Tap::new("x", 0, seq), bytes_of(&values));
             let view = TensorView::new(DType::F32, &[4], bytes);
-            let plan = Plan::new(&tap, &view).expect("a tensor");
+            let plan = Plan::new(&tap, &view, None).expect("a tensor");
             let mut slot = shared.queue.reserve(plan.bytes, 0).expect("open");
             slot.job.fill(&tap, &view, &plan).expect("memory");
             if seq == 3 {
