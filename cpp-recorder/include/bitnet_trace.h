@@ -95,6 +95,7 @@ typedef struct bnt_options {
     const char *engine;         /* name of the engine */
     const char *engine_version; /* its version */
     uint64_t queue_bytes;       /* most bytes that wait for the writer; 0: the default, 256 MiB */
+    const char *select;         /* which records are kept, as BITNET_TRACE_SELECT; NULL or empty: all */
 } bnt_options;
 
 /* A tensor in memory: little-endian elements. Nothing is read outside data[0 .. data_size). */
@@ -129,8 +130,12 @@ typedef struct bnt_tap {
     int32_t reserved;         /* 0 */
 } bnt_tap;
 
-/* The recorder that the environment asks for: BITNET_TRACE_DIR, BITNET_TRACE_RUN, BITNET_TRACE_VALUES.
- * NULL when it asks for none. Where it can't be had, one warning on stderr says why, and NULL. */
+/* The recorder that the environment asks for: BITNET_TRACE_DIR, BITNET_TRACE_RUN, BITNET_TRACE_VALUES,
+ * BITNET_TRACE_SELECT. NULL when it asks for none. Where it can't be had, also because the selection is wrong,
+ * one warning on stderr says why, and NULL.
+ *
+ * A selection is made of alternatives (;) of terms that must all hold (,) of values (|) of seq, layer, stage and
+ * request, != excludes: "seq=0-2,layer=6,stage=attn_*;layer=-1". */
 bnt_recorder *bnt_from_env(const char *engine, const char *engine_version);
 
 /* A recorder that is set up in code. NULL, and an error, when it can't be had. */
@@ -143,8 +148,9 @@ bnt_recorder *bnt_global(const char *engine, const char *engine_version);
 /* 1 while the recorder takes tensors; 0 for NULL, after a failure and after the end. */
 int bnt_is_on(const bnt_recorder *recorder);
 
-/* 1 if a tensor with this tap would be recorded, so that an engine can save itself the work of making it
- * readable. Only the key is looked at. */
+/* 1 if any token of a tensor with this tap would be recorded, so that an engine can save itself the work of making
+ * it readable. With a token axis and neither positions nor requests it may have any number of tokens; a seq below 0
+ * is not known yet, and any may be meant. */
 int bnt_wants(const bnt_recorder *recorder, const bnt_tap *tap);
 
 /* The run's name and directory; NULL for a NULL recorder. They live as long as the recorder. */
@@ -157,11 +163,12 @@ void bnt_begin_pass(bnt_recorder *recorder);
 /* Token ids of a request at positions first_seq, first_seq + 1, ...; an id below 0 is not known. */
 void bnt_tokens(bnt_recorder *recorder, int32_t request, int64_t first_seq, const int32_t *ids, size_t n);
 
-/* Records a tensor: BNT_OK (also when off), or BNT_DROPPED, BNT_ERR_ARGUMENT, BNT_ERR_PANIC, all of which
+/* Records a tensor: BNT_OK (also when off or not selected), or BNT_DROPPED, BNT_ERR_ARGUMENT, BNT_ERR_PANIC, all of which
  * are counted in the manifest. Waits while the queue is full. */
 int bnt_record(bnt_recorder *recorder, const bnt_tap *tap, const bnt_tensor *tensor);
 
-/* Counts a tensor that the program could not hand over, under a reason in a few words. */
+/* Counts a tensor that the program could not hand over, under a reason in a few words; not one whose stage and
+ * layer are not selected, but any without a stage. */
 void bnt_drop(bnt_recorder *recorder, const char *stage, int32_t layer, const char *reason);
 
 /* The model file. Its size and BLAKE3 are computed in the background. */
@@ -201,6 +208,7 @@ BNT_INLINE bnt_options bnt_options_make(const char *dir, const char *run) {
     o.engine = NULL;
     o.engine_version = NULL;
     o.queue_bytes = 0;
+    o.select = NULL;
     return o;
 }
 

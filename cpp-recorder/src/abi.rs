@@ -3,6 +3,7 @@
 use bitnet_trace::{AsTensor, DType, Tap, TensorError, TensorView};
 use std::borrow::Cow;
 use std::ffi::{CStr, c_char, c_int, c_void};
+use std::mem::{MaybeUninit, offset_of};
 
 /// `BNT_ABI_VERSION`.
 pub const VERSION: u32 = 1;
@@ -27,6 +28,7 @@ pub struct bnt_error {
     pub message: [c_char; 500],
 }
 
+/// Later fields are absent from the structs of older headers.
 #[repr(C)]
 pub struct bnt_options {
     pub struct_size: u32,
@@ -36,7 +38,11 @@ pub struct bnt_options {
     pub engine: *const c_char,
     pub engine_version: *const c_char,
     pub queue_bytes: u64,
+    pub select: *const c_char,
 }
+
+/// Size of `bnt_options` in the first version of the header.
+const FIRST_OPTIONS: usize = offset_of!(bnt_options, select);
 
 #[repr(C)]
 pub struct bnt_tensor {
@@ -113,6 +119,30 @@ pub unsafe fn field<'a, T>(pointer: *const T, of: &'static str) -> Result<&'a T,
             return Err(Fault::Size { of, given, least });
         }
         Ok(&*pointer)
+    }
+}
+
+/// The caller's options; what an older header does not have is 0 or NULL.
+///
+/// # Safety
+/// `pointer` is NULL or points to a struct of the size that its `struct_size` tells.
+pub unsafe fn options(pointer: *const bnt_options) -> Result<bnt_options, Fault> {
+    let of = "bnt_options";
+    if pointer.is_null() {
+        return Err(Fault::Null(of));
+    }
+    let mut options = MaybeUninit::<bnt_options>::zeroed();
+    // SAFETY: the struct begins with a u32, which tells how much of it may be read; at most a whole one is
+    // copied, and zeros are valid for every field
+    unsafe {
+        let given = *pointer.cast::<u32>();
+        if (given as usize) < FIRST_OPTIONS {
+            let least = FIRST_OPTIONS;
+            return Err(Fault::Size { of, given, least });
+        }
+        let size = size_of::<bnt_options>().min(given as usize);
+        std::ptr::copy_nonoverlapping(pointer.cast::<u8>(), options.as_mut_ptr().cast(), size);
+        Ok(options.assume_init())
     }
 }
 

@@ -84,15 +84,15 @@ pub unsafe extern "C" fn bnt_from_env(
 pub unsafe extern "C" fn bnt_open(options: *const bnt_options, error: *mut bnt_error) -> *mut bnt_recorder {
     let open = || -> Result<_, (c_int, String)> {
         // SAFETY: the caller's promise
-        let options: &bnt_options =
-            unsafe { field(options, "bnt_options") }.map_err(|e| (code::ARGUMENT, e.to_string()))?;
-        // SAFETY: the caller's promise, for these four strings
-        let (dir, run, engine, version) = unsafe {
+        let options = unsafe { abi::options(options) }.map_err(|e| (code::ARGUMENT, e.to_string()))?;
+        // SAFETY: the caller's promise, for these five strings
+        let (dir, run, engine, version, select) = unsafe {
             (
                 text(options.dir),
                 text(options.run),
                 text(options.engine),
                 text(options.engine_version),
+                text(options.select),
             )
         };
         if dir.is_empty() {
@@ -101,7 +101,7 @@ pub unsafe extern "C" fn bnt_open(options: *const bnt_options, error: *mut bnt_e
                 "bnt_options.dir is empty; name a directory".into(),
             ));
         }
-        let mut builder = Recorder::builder(&*dir).engine(Engine::new(engine, version));
+        let mut builder = (Recorder::builder(&*dir).engine(Engine::new(engine, version))).select(&*select);
         if !run.is_empty() {
             builder = builder.run(run);
         }
@@ -132,7 +132,7 @@ const PANICKED: &str = "the recorder panicked; this is a defect of the recorder"
 
 fn error_code(error: &Error) -> c_int {
     match error {
-        Error::RunName(_) => code::ARGUMENT,
+        Error::RunName(_) | Error::Selection(_) => code::ARGUMENT,
         Error::Failed { .. } => code::INCOMPLETE,
         _ => code::IO,
     }
@@ -272,7 +272,7 @@ pub unsafe extern "C" fn bnt_record(
                 let tensor: &bnt_tensor = field(tensor, "bnt_tensor").map_err(counted)?;
                 recorder.try_record(tap, tensor).map_err(Fault::Tensor)
             })
-            .inspect_err(|fault| recorder.drop_tensor(Tap::new("?", 0, 0), &fault.to_string()))?
+            .inspect_err(|fault| recorder.drop_tensor(Tap::new("", 0, -1), &fault.to_string()))?
         }
     };
     match guard(None, || Some(record())) {
@@ -281,7 +281,7 @@ pub unsafe extern "C" fn bnt_record(
         Some(Err(Fault::Tensor(_))) => code::DROPPED,
         Some(Err(_)) => code::ARGUMENT,
         None => {
-            guard((), || recorder.drop_tensor(Tap::new("?", 0, 0), PANICKED));
+            guard((), || recorder.drop_tensor(Tap::new("", 0, -1), PANICKED));
             code::PANIC
         }
     }
@@ -302,7 +302,7 @@ pub unsafe extern "C" fn bnt_drop(
         // SAFETY: the caller's promise
         let (recorder, stage, reason) = unsafe { (handle(recorder), text(stage), text(reason)) };
         if let Some(recorder) = recorder {
-            recorder.drop_tensor(Tap::new(&stage, layer, 0), &reason);
+            recorder.drop_tensor(Tap::new(&stage, layer, -1), &reason);
         }
     });
 }

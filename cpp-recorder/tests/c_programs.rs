@@ -263,6 +263,62 @@ fn a_write_that_fails_leaves_the_engine_alone_and_the_run_says_failed() {
 }
 
 #[test]
+fn a_selection_keeps_what_it_names_and_a_wrong_one_is_told_and_records_nothing() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let select = compile("cc", "-std=c99", "select.c", false, dir.path());
+    let traces = dir.path().join("traces");
+    run(program(&select).arg("options").arg(&traces));
+    let keys: Vec<_> = (read(&traces.join("run=some")).iter())
+        .map(|r| (r.meta.seq, r.meta.layer, r.values.as_ref().map_or(0.0, |v| v[0])))
+        .collect();
+    assert_eq!(keys, [(1, 6, 4.0), (2, 6, 8.0)]);
+    let m = manifest(&traces.join("run=some"));
+    assert_eq!(m.selection.as_deref(), Some("seq=1-2,layer=6,stage=attn_*"));
+    assert_eq!(
+        (m.state, m.dropped.total),
+        (RunState::Complete, 2),
+        "{:?}",
+        m.dropped
+    );
+    assert_eq!(
+        read(&traces.join("run=older")).len(),
+        6,
+        "of a header that has no selection"
+    );
+
+    let environment = |selection: &str| {
+        let mut program = program(&select);
+        program
+            .args(["environment", "-"])
+            .env("BITNET_TRACE_DIR", &traces);
+        let output = run(program
+            .env("BITNET_TRACE_RUN", "e")
+            .env("BITNET_TRACE_SELECT", selection));
+        assert_eq!(output.stdout, b"the engine's output\n");
+        String::from_utf8(output.stderr).expect("text")
+    };
+    let told = environment("seq=0,layer=six");
+    assert_eq!(told.matches("bitnet-trace:").count(), 1, "{told}");
+    for part in [
+        "BITNET_TRACE_SELECT",
+        "column 13",
+        "  seq=0,layer=six\n              ^^^\n",
+    ] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    assert!(!traces.join("run=e").exists());
+    let told = environment("stage=atn_out");
+    assert_eq!(told.matches("bitnet-trace:").count(), 1, "{told}");
+    assert!(
+        told.contains("matched none") && told.contains("\"atn_out\" is no stage"),
+        "{told}"
+    );
+    assert_eq!(manifest(&traces.join("run=e")).state, RunState::Complete);
+    environment("");
+    assert_eq!(read(&traces.join("run=e-2")).len(), 6, "everything");
+}
+
+#[test]
 fn a_forked_child_goes_on_without_recording_and_says_so_once() {
     let dir = tempfile::tempdir().expect("a directory");
     let fork = compile("cc", "-std=c99", "fork.c", false, dir.path());
