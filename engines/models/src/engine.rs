@@ -232,7 +232,8 @@ impl Engine {
 
     /// The logits of the last of `ids`. All rows are computed only when they are recorded.
     fn step(&mut self, ids: &[u32]) -> Result<Vec<f32>, Error> {
-        let logits = self.forward(ids, !self.taps.is_on())?;
+        let last_only = !self.taps.wants_outputs(self.cache.len());
+        let logits = self.forward(ids, last_only)?;
         let last = logits.dim(0)? - 1;
         Ok(logits.get(last)?.to_vec1::<f32>()?)
     }

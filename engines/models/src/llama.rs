@@ -201,17 +201,11 @@ impl BlockPass<'_> {
         cache.store(self.first_pos, &k_rope, &v)?;
         let end = self.first_pos + tokens;
         let (keys, values) = (cache.keys(end)?, cache.values(end)?);
-        if self.pass.is_on() {
-            self.pass.record_cached(
-                "k_cache",
-                self.layer as i32,
-                &keys.narrow(1, self.first_pos, tokens)?,
-            );
-            self.pass.record_cached(
-                "v_cache",
-                self.layer as i32,
-                &values.narrow(1, self.first_pos, tokens)?,
-            );
+        for (stage, cached) in [("k_cache", &keys), ("v_cache", &values)] {
+            if self.pass.wants(stage, self.layer as i32) {
+                let rows = cached.narrow(1, self.first_pos, tokens)?;
+                self.pass.record_cached(stage, self.layer as i32, &rows);
+            }
         }
 
         let scores = attention::scores(&q_rope, &keys)?;

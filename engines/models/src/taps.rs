@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use bitnet_trace::{Engine, Recorder};
+use bitnet_trace::{Engine, Recorder, Tap};
 use candle_core::Tensor;
 
 use crate::error::Error;
@@ -45,6 +45,15 @@ impl Taps {
     /// Whether anything is recorded; a constant `false` without the feature.
     pub(crate) fn is_on(&self) -> bool {
         cfg!(feature = "trace") && self.recorder.is_on()
+    }
+
+    /// Whether a stage after the last layer is recorded for a position from `first_pos` on.
+    pub(crate) fn wants_outputs(&self, first_pos: usize) -> bool {
+        let pass = Pass {
+            taps: self,
+            first_pos,
+        };
+        pass.wants("final_norm", NO_LAYER) || pass.wants("logits", NO_LAYER)
     }
 
     /// Tells the manifest which model runs. Hashes its file, so it is skipped when nothing is recorded.
@@ -108,9 +117,9 @@ pub(crate) struct Pass<'a> {
 
 #[cfg_attr(not(feature = "trace"), allow(unused_variables))]
 impl Pass<'_> {
-    /// Whether anything is recorded.
-    pub(crate) fn is_on(&self) -> bool {
-        self.taps.is_on()
+    /// Whether a tensor of this stage is recorded, for any of the pass's tokens.
+    pub(crate) fn wants(&self, stage: &str, layer: i32) -> bool {
+        cfg!(feature = "trace") && self.taps.recorder.wants(&self.tap(stage, layer).token_axis(0))
     }
 
     /// A tensor [T, ..].
@@ -146,9 +155,8 @@ impl Pass<'_> {
             .record(self.tap(stage, layer).token_axis(1), tensor);
     }
 
-    #[cfg(feature = "trace")]
-    fn tap<'s>(&self, stage: &'s str, layer: i32) -> bitnet_trace::Tap<'s> {
-        bitnet_trace::Tap::new(stage, layer, self.first_pos as i64)
+    fn tap<'s>(&self, stage: &'s str, layer: i32) -> Tap<'s> {
+        Tap::new(stage, layer, self.first_pos as i64)
     }
 }
 

@@ -17,10 +17,20 @@ use trace::{Record, by_key, read_run};
 
 /// Records a run of the tiny model and reads it back.
 fn record(tiny: &Tiny, name: &str, options: &GenerateOptions) -> (Generation, PathBuf, Vec<Record>) {
+    record_selected(tiny, name, "", options)
+}
+
+fn record_selected(
+    tiny: &Tiny,
+    name: &str,
+    selection: &str,
+    options: &GenerateOptions,
+) -> (Generation, PathBuf, Vec<Record>) {
     let traces = tiny.dir.path().join("traces");
     let recorder = Recorder::builder(&traces)
         .engine(engine_info())
         .run(name)
+        .select(selection)
         .build()
         .unwrap();
     let mut engine = Engine::load(LoadOptions::new(&tiny.path, recorder.clone()), &mut |_, _| {}).unwrap();
@@ -111,6 +121,41 @@ fn every_stage_is_recorded_at_every_position_in_order_of_execution() {
         }
     }
     assert_eq!(rest.next(), None);
+}
+
+#[test]
+fn a_selected_run_generates_the_same_and_holds_the_selected_records() {
+    let tiny = Tiny::new(TinyType::Q4_1);
+    let (all, _, records) = record(&tiny, "all", &options(4, 4));
+    let key = |r: &Record| (r.seq, r.layer, r.stage.clone());
+    let records = by_key(&records);
+    let keys_of = |selection: &str| {
+        let (some, _, selected) = record_selected(&tiny, "some", selection, &options(4, 4));
+        assert_eq!(some.generated_ids, all.generated_ids, "{selection}");
+        for record in &selected {
+            assert_eq!(
+                record.values,
+                records[&(record.seq, record.layer, record.stage.as_str())].values,
+                "{selection}: {:?}",
+                key(record)
+            );
+        }
+        selected.iter().map(key).collect::<Vec<_>>()
+    };
+    let only = |seqs: &[i64], layer: i32, stage: &str| -> Vec<_> {
+        seqs.iter().map(|&seq| (seq, layer, stage.to_owned())).collect()
+    };
+    assert_eq!(
+        keys_of("seq=2|5-9,layer=1,stage=v_cache"),
+        only(&[2, 5, 6, 7, 8, 9], 1, "v_cache")
+    );
+    assert_eq!(keys_of("layer=-1,seq=6,stage=logits"), only(&[6], -1, "logits"));
+    assert_eq!(keys_of("stage=final_norm,seq=1"), only(&[1], -1, "final_norm"));
+    assert_eq!(
+        keys_of("stage=attn_scores,layer=3,seq=10-"),
+        only(&[10, 11], 3, "attn_scores")
+    );
+    assert_eq!(keys_of("layer=-2,seq=0"), only(&[0], -2, "all_layers_out"));
 }
 
 #[test]
