@@ -420,3 +420,18 @@ fn recording_fails_with_2_whatever_the_reason() {
         );
     }
 }
+
+/// Pins a defect: Ctrl-C ended `record` without a report and left a program that handles it alone.
+#[cfg(unix)]
+#[test]
+fn ctrl_c_is_for_the_program_and_the_report_comes_after_it() {
+    let dir = TempDir::new().unwrap();
+    let program = "kill -INT $PPID; sleep 0.3; echo finished";
+    let ran = run(&["record", "--into", text(dir.path()), "--", "sh", "-c", program]);
+    assert_eq!(ran.code, 2, "{}", ran.stderr);
+    assert!(
+        ran.stdout.contains("finished") && ran.stderr.contains("recorded nothing"),
+        "{}",
+        ran.stderr
+    );
+}

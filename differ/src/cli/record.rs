@@ -9,11 +9,13 @@ use bitnet_diff::{
 };
 use bitnet_trace_schema::run_dir::is_run_name;
 use bitnet_trace_store::{Database, Filter};
+use signal_hook::consts::SIGINT;
 use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::OsString,
     path::{Path, PathBuf},
     process::{Command, ExitStatus, Stdio},
+    sync::{Arc, atomic::AtomicBool},
 };
 
 /// Where runs go when nothing says where.
@@ -124,6 +126,10 @@ fn launch(
     if format == Format::Json {
         child.stdout(Stdio::from(std::io::stderr()));
     }
+    // Ctrl-C goes to the program too, which decides what to do about it; the report comes after it. A handler,
+    // unlike an ignored signal, is not inherited.
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let _ = signal_hook::flag::register(SIGINT, interrupted);
     child.status().map_err(|e| {
         let message = format!("cannot run {}: {e}", command[0].to_string_lossy());
         Failure::new("program", message)
