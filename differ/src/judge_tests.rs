@@ -229,7 +229,7 @@ fn statistics_can_prove_a_divergence_but_never_a_match() {
     let scaled = verdict(&a, &stats(&[2.0, 4.0, 6.0]), &gates, false);
     assert_eq!(
         scaled.reason.expect("a reason").to_string(),
-        "relative L2 1e0 > 1e-4 at least (from the statistics)"
+        "relative L2 1 > 1e-4 at least (from the statistics)"
     );
     let nan = verdict(&a, &stats(&[1.0, NAN, 3.0]), &gates, false);
     assert!(matches!(nan.reason, Some(Reason::OddCounts { .. })));

@@ -37,7 +37,8 @@ impl Serialize for Num {
     }
 }
 
-/// An error or a threshold in scientific notation, two digits: `3.2e-2`, `1e-4`, `0`, `inf`, `NaN`.
+/// An error or a threshold, two digits, in scientific notation where it is small or huge: `3.2e-2`, `1e-4`,
+/// `0.96`, `46`, `0`, `inf`, `NaN`.
 pub fn sci(x: f64) -> String {
     sci_digits(x, 1)
 }
@@ -65,13 +66,26 @@ fn sci_digits(x: f64, digits: usize) -> String {
         return format!("{x}");
     }
     let text = format!("{x:.digits$e}");
-    // 1.0e-4 is 1e-4
+    let exponent: i32 = text
+        .split_once('e')
+        .and_then(|(_, e)| e.parse().ok())
+        .unwrap_or_default();
+    if (-1..3).contains(&exponent) {
+        let decimals = (digits as i32 - exponent).max(0) as usize;
+        return trim(&format!("{x:.decimals$}")).to_owned();
+    }
     match text.split_once('e') {
-        Some((mantissa, exponent)) if mantissa.contains('.') => {
-            let mantissa = mantissa.trim_end_matches('0').trim_end_matches('.');
-            format!("{mantissa}e{exponent}")
-        }
-        _ => text,
+        Some((mantissa, exponent)) => format!("{}e{exponent}", trim(mantissa)),
+        None => text,
+    }
+}
+
+/// 1.0 is 1.
+fn trim(text: &str) -> &str {
+    if text.contains('.') {
+        text.trim_end_matches('0').trim_end_matches('.')
+    } else {
+        text
     }
 }
 
@@ -131,6 +145,10 @@ mod tests {
 
     #[test]
     fn numbers_read_as_people_write_them() {
+        assert_eq!(
+            (sci(1.0).as_str(), sci(0.96).as_str(), sci(46.4).as_str()),
+            ("1", "0.96", "46")
+        );
         assert_eq!(
             (sci(1e-4).as_str(), sci(0.0321).as_str(), sci(0.0).as_str()),
             ("1e-4", "3.2e-2", "0")
