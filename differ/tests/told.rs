@@ -112,7 +112,7 @@ fn what_selects_nothing_is_told_as_it_was_given() {
     std::fs::remove_file(right.join("part-00000.parquet")).unwrap();
     let failed = two("first", &left, &right, &[]);
     assert!(
-        failed.code == 2 && failed.stderr.contains("it is incomplete: the recorder gave up"),
+        failed.code == 2 && failed.stderr.contains("it is incomplete: it failed"),
         "{}",
         failed.stderr
     );

@@ -18,7 +18,7 @@ pub struct Manifest {
     pub run: String,
     /// Where the run is in its life.
     pub state: RunState,
-    /// Why the recorder gave up, in state `failed`.
+    /// Why the recorder or the engine gave up, in state `failed`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
     /// Start of the run, Unix time in milliseconds.
@@ -77,7 +77,7 @@ pub enum RunState {
     Recording,
     /// Ended by the engine; every part is sealed.
     Complete,
-    /// The recorder gave up; what was sealed before is valid.
+    /// The recorder gave up, or the engine did; what was sealed is valid.
     Failed,
 }
 

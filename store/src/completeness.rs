@@ -39,7 +39,7 @@ pub enum Reason {
         /// Counts by reason, as the recorder told them.
         reasons: Vec<(String, u64)>,
     },
-    /// The recorder gave up.
+    /// The recorder gave up, or the engine did.
     Failed {
         /// Its reason, as far as it could tell.
         failure: String,
@@ -93,7 +93,7 @@ impl fmt::Display for Reason {
                 }
                 f.write_str(if reasons.is_empty() { "" } else { ")" })
             }
-            Self::Failed { failure } => write!(f, "the recorder gave up: {failure}"),
+            Self::Failed { failure } => write!(f, "it failed: {failure}"),
             Self::Recording { pid } => write!(f, "process {pid} is still recording"),
             Self::Crashed { pid } => write!(f, "process {pid} ended without closing the run"),
             Self::MissingPart { file } => write!(f, "{file} is missing"),

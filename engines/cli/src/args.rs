@@ -79,7 +79,7 @@ pub struct RunArgs {
     /// Go on after an end-of-generation token.
     #[arg(long)]
     pub ignore_eos: bool,
-    /// Plant a fault, NAME[=VALUE][@layer=L][,from=P]; can be given several times.
+    /// Plant a fault, `NAME[=VALUE][@layer=L][,from=P]`; can be given several times.
     #[cfg(feature = "faults")]
     #[arg(long, value_name = "FAULT", long_help = fault_help())]
     pub fault: Vec<bitnet_models::Fault>,

@@ -23,6 +23,17 @@ pub fn run(args: RunArgs) -> Result<()> {
         }
     }
     let recorder = recorder();
+    let verbose = args.verbose;
+    let done = continue_prompt(args, &recorder);
+    if let Err(error) = &done {
+        // What was recorded is kept, but nobody may take it for a whole run.
+        recorder.fail(&format!("{error:#}"));
+    }
+    seal(&recorder, verbose && done.is_ok());
+    done
+}
+
+fn continue_prompt(args: RunArgs, recorder: &Recorder) -> Result<()> {
     let mut load = LoadOptions::new(&args.model, recorder.clone());
     load.tokenizer = args.tokenizer;
     #[cfg(feature = "faults")]
@@ -54,7 +65,6 @@ pub fn run(args: RunArgs) -> Result<()> {
     if args.verbose {
         report(&generation);
     }
-    seal(&recorder, args.verbose);
     Ok(())
 }
 

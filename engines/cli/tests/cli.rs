@@ -241,6 +241,18 @@ mod trace {
     }
 
     #[test]
+    fn an_engine_that_gives_up_leaves_a_failed_run_that_says_why() {
+        let (dir, model) = tiny();
+        let traces = dir.path().join("traces");
+        let output = traced(&model, &traces, &["--batch", "1", "--teacher-force", "999999"]);
+        assert_eq!(output.status.code(), Some(2));
+        let manifest = std::fs::read_to_string(traces.join("run=test/run.json")).unwrap();
+        for says in ["\"state\": \"failed\"", "outside the vocabulary"] {
+            assert!(manifest.contains(says), "{manifest}");
+        }
+    }
+
+    #[test]
     fn an_unusable_trace_directory_is_a_warning_and_the_engine_goes_on() {
         let (dir, model) = tiny();
         let file = dir.path().join("file");
