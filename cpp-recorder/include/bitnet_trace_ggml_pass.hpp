@@ -63,7 +63,16 @@ public:
         const Alias *alias = find_alias(node, ggml_op_name(t->op));
         if (alias && starts_pass(*alias, node)) begin(recorder, *alias, node);
         note_cells(t);
+        // A graph that has shown no positions by now has none; what follows may not be asked for.
+        if (alias && (node.layer > 0 || (node.layer < 0 && !is_stage(*alias, "embeddings")))) count_positions(recorder);
         if (alias && alias->scope == Scope::model) record_all_layers(recorder, *alias);
+        // The layer before was not the last, even if nothing of this one is kept or selected.
+        if (alias && is_stage(*alias, "layer_out")) last_layer_.item.stage = nullptr;
+        // Whatever is selected, these tell which tokens the call has.
+        if ((alias && is_stage(*alias, "embeddings")) || (t->op == GGML_OP_ROPE && !positions_known_) ||
+            (is_output_rows(t) && !pruned_)) {
+            return true;
+        }
         if (alias) {
             return wants(recorder, alias->stage, node.layer) ||
                    (is_stage(*alias, "attn_scores") && wants(recorder, "k_cache", node.layer)) ||
@@ -74,7 +83,7 @@ public:
             const std::int32_t layer = t->src[1] ? cache_layer(t->src[1], 'k') : -1;
             return wants(recorder, "k_cache", layer) || wants(recorder, "v_cache", layer) || wants(recorder, "attn_ctx", layer);
         }
-        return (t->op == GGML_OP_ROPE && !positions_known_) || (is_output_rows(t) && !pruned_);
+        return false;
     }
 
     /* Records a node that was asked for and is computed now. */
@@ -82,8 +91,9 @@ public:
         const NodeName node = split_name(t->name);
         const Alias *alias = find_alias(node, ggml_op_name(t->op));
         if (t->op == GGML_OP_ROPE && !positions_known_) learn_positions(recorder, t);
-        // Attention can't be placed without positions: a graph that has shown none by now has none.
-        if (t->op == GGML_OP_FLASH_ATTN_EXT || is_values_product(node, t) || (alias && alias->layout == Layout::keys)) {
+        // Attention and kept rows can't be placed without positions: a graph that has shown none by now has none.
+        if (t->op == GGML_OP_FLASH_ATTN_EXT || is_values_product(node, t) || is_output_rows(t) ||
+            (alias && alias->layout == Layout::keys)) {
             count_positions(recorder);
         }
         if (is_output_rows(t)) {
@@ -119,16 +129,19 @@ private:
     }
 
     /* Whether the recorder's selection has any of this call's tokens; before
-     * the positions are known, anything may be wanted. */
+     * the positions are known, it may be any position. */
     bool wants(bnt_recorder *recorder, const char *stage, std::int32_t layer) const {
-        if (!positions_known_) return true;
-        const Rows &rows = pruned_ ? kept_ : all_;
-        for (std::size_t i = 0; i < rows.positions.size(); ++i) {
-            bnt_tap tap = bnt_tap_make(stage, layer, rows.positions[i]);
-            tap.request = rows.requests[i];
-            if (bnt_wants(recorder, &tap)) return true;
+        bnt_tap tap = bnt_tap_make(stage, layer, -1);
+        tap.requests = requests;
+        tap.n_tokens = n_requests;
+        if (positions_known_) {
+            const Rows &rows = pruned_ ? kept_ : all_;
+            if (rows.positions.empty()) return false;
+            tap.positions = rows.positions.data();
+            tap.requests = rows.requests.data();
+            tap.n_tokens = rows.positions.size();
         }
-        return false;
+        return bnt_wants(recorder, &tap) != 0;
     }
 
     /* The embedding starts a forward call; in graphs without one, the first stage coming again does. */
@@ -166,9 +179,13 @@ private:
 
     /* For graphs that show no positions: they go on from the last call's. */
     void count_positions(bnt_recorder *recorder) {
-        if (positions_known_ || held_.empty()) return;
-        const View &view = held_.front().item.view;
-        std::vector<std::int64_t> positions(static_cast<std::size_t>(view.shape[held_.front().item.token_axis]));
+        if (positions_known_ || (held_.empty() && ids_.empty())) return;
+        std::size_t tokens = ids_.size();
+        if (!held_.empty()) {
+            const Item &item = held_.front().item;
+            tokens = static_cast<std::size_t>(item.view.shape[item.token_axis]);
+        }
+        std::vector<std::int64_t> positions(tokens);
         for (std::size_t i = 0; i < positions.size(); ++i) positions[i] = next_ + static_cast<std::int64_t>(i);
         bnt_set(recorder, "positions_counted", "true");
         set_positions(recorder, std::move(positions));
@@ -186,7 +203,7 @@ private:
         held_bytes_ = 0;
         for (Held &one : held) {
             one.item.view.data = one.bytes.data();
-            record(recorder, one.item);
+            if (wants(recorder, one.item.stage, one.item.layer)) record(recorder, one.item);
         }
     }
 
@@ -258,6 +275,9 @@ private:
 
     void record_node(bnt_recorder *recorder, const Alias &alias, const NodeName &node, const ggml_tensor *t) {
         if (ggml_nelements(t) == 0) return;  // a last layer of which no row is kept
+        const bool selected = wants(recorder, alias.stage, node.layer);
+        const bool may_be_last = is_stage(alias, "layer_out") && wants(recorder, "all_layers_out", -2);
+        if (!selected && !may_be_last) return;
         Item item{alias.stage, t->name, ggml_op_name(t->op), node.layer, alias.layout == Layout::keys ? 1 : 0, {}};
         View &view = item.view;
         if (!read_view(recorder, item, t)) return;
@@ -270,14 +290,14 @@ private:
             view.strides[i] = static_cast<std::int64_t>(t->nb[view.n_dims - 1 - i]);
         }
         if (!positions_known_) return hold(recorder, std::move(item));
-        record(recorder, item);
-        if (is_stage(alias, "layer_out")) keep_last_layer(item);
+        if (selected) record(recorder, item);
+        if (may_be_last) keep_last_layer(item);
     }
 
     /* The fused operator leaves [head_dim, heads, tokens], contiguous: one row of heads a token. */
     void record_fused_context(bnt_recorder *recorder, const ggml_tensor *t) {
         const std::int32_t layer = t->src[1] ? cache_layer(t->src[1], 'k') : -1;
-        if (layer < 0 || ggml_nelements(t) == 0) return;
+        if (layer < 0 || ggml_nelements(t) == 0 || !wants(recorder, "attn_ctx", layer)) return;
         Item item{"attn_ctx", t->name, ggml_op_name(t->op), layer, 0, {}};
         if (!ggml_is_contiguous(t) || t->ne[3] != 1) return refuse(recorder, item, "unexpected shape");
         if (!read_view(recorder, item, t)) return;
@@ -298,7 +318,7 @@ private:
         held.bytes.assign(data, data + view.size);
         held_bytes_ += view.size;
         const bool late = held.item.layer > 0 || view.n_dims == 3 || held_bytes_ > held_limit ||
-                          (held.item.layer < 0 && !held_.empty());
+                          (held.item.layer < 0 && std::string_view(held.item.stage) != "embeddings");
         held_.push_back(std::move(held));
         if (late) count_positions(recorder);
     }
@@ -334,7 +354,7 @@ private:
      * (keys_axis 1) or, transposed, [keys, head_dim, heads] (keys_axis 0). */
     void record_cache(bnt_recorder *recorder, const char *stage, const ggml_tensor *t, char kind, int keys_axis) {
         const std::int32_t layer = t ? cache_layer(t, kind) : -1;
-        if (layer < 0) return;  // attention without a cache
+        if (layer < 0 || !wants(recorder, stage, layer)) return;  // below 0: attention without a cache
         Item item{stage, t->name, ggml_op_name(t->op), layer, 0, {}};
         const std::vector<std::int64_t> &cells = cells_.empty() ? all_.positions : cells_;
         View &view = item.view;

@@ -2,10 +2,11 @@
 // and knows nothing of recording but the line marked below. The tests use it to
 // see that positions, token ids and kept rows come from the graph alone.
 //
-//   one-line-host MODEL ID...     decodes the ids in one batch, then one more token
+//   one-line-host MODEL ID... [/ ID...]...    decodes the ids, each group in a batch of its own, then one more token
 
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <vector>
 
 #include <bitnet_trace_ggml.h>
@@ -27,11 +28,17 @@ llama_token most_likely(llama_context *context, std::int32_t vocabulary) {
 
 int main(int argc, char **argv) {
     if (argc < 3) {
-        std::fprintf(stderr, "usage: one-line-host MODEL ID...\n");
+        std::fprintf(stderr, "usage: one-line-host MODEL ID... [/ ID...]...\n");
         return 2;
     }
-    std::vector<llama_token> tokens;
-    for (int i = 2; i < argc; ++i) tokens.push_back(static_cast<llama_token>(std::strtol(argv[i], nullptr, 10)));
+    std::vector<std::vector<llama_token>> groups(1);
+    for (int i = 2; i < argc; ++i) {
+        if (std::strcmp(argv[i], "/") == 0) {
+            groups.emplace_back();
+        } else {
+            groups.back().push_back(static_cast<llama_token>(std::strtol(argv[i], nullptr, 10)));
+        }
+    }
 
     llama_log_set([](ggml_log_level, const char *, void *) {}, nullptr);
     llama_backend_init();
@@ -53,7 +60,10 @@ int main(int argc, char **argv) {
     }
     const std::int32_t vocabulary = compat::vocab_size(compat::vocab(model));
     int status = 0;
-    for (int step = 0; step < 2 && status == 0; ++step) {
+    llama_token best = 0;
+    for (std::size_t step = 0; step <= groups.size() && status == 0; ++step) {
+        const std::vector<llama_token> tokens = step < groups.size() ? groups[step] : std::vector<llama_token>(1, best);
+        const bool last = step + 1 >= groups.size();
         llama_batch batch = llama_batch_init(static_cast<std::int32_t>(tokens.size()), 0, 1);
         static llama_pos next = 0;
         batch.n_tokens = static_cast<std::int32_t>(tokens.size());
@@ -62,13 +72,13 @@ int main(int argc, char **argv) {
             batch.pos[i] = next++;
             batch.n_seq_id[i] = 1;
             batch.seq_id[i][0] = 0;
-            batch.logits[i] = i + 1 == tokens.size();
+            batch.logits[i] = last && i + 1 == tokens.size();
         }
         if (llama_decode(context, batch) != 0) status = 2;
         llama_batch_free(batch);
-        if (status == 0) {
-            tokens.assign(1, most_likely(context, vocabulary));
-            std::printf("%d\n", static_cast<int>(tokens[0]));
+        if (status == 0 && last) {
+            best = most_likely(context, vocabulary);
+            std::printf("%d\n", static_cast<int>(best));
         }
     }
     llama_free(context);
