@@ -28,6 +28,8 @@ pub struct RecordedRun {
     /// The run.
     #[serde(flatten)]
     pub run: RunLine,
+    /// Which records were kept, if not all of them.
+    pub selection: Option<String>,
     /// Positions whose token ids are known.
     pub tokens: u64,
     /// Number of different stages.
@@ -41,6 +43,7 @@ impl RecordedRun {
     pub fn of(run: RunLine, manifest: Option<&Manifest>, stages: u64) -> Self {
         let ids = manifest.iter().flat_map(|m| &m.sequences).flat_map(|s| &s.ids);
         Self {
+            selection: manifest.and_then(|m| m.selection.clone()),
             tokens: ids.filter(|id| id.is_some()).count() as u64,
             stages,
             dropped: manifest.map_or(0, |m| m.dropped.total),

@@ -386,6 +386,8 @@ fn recording_tells_what_was_recorded() {
 fn recording_fails_with_2_whatever_the_reason() {
     let dir = TempDir::new().unwrap();
     let into = text(dir.path());
+    let started = dir.path().join("started");
+    let started = text(&started);
     let failed = record(&["--into", into, "--name", "f"], &[("TINY_FAILS", "1")]);
     assert!(
         failed.code == 2 && failed.stderr.contains("exit status: 3"),
@@ -411,6 +413,19 @@ fn recording_fails_with_2_whatever_the_reason() {
             &["record", "--into", into, "--name", "../x", "--", "true"],
             "is not a run name",
         ),
+        (
+            &[
+                "record",
+                "--into",
+                into,
+                "--select",
+                "seq=0,layer=six",
+                "--",
+                "touch",
+                started,
+            ],
+            "--select is wrong: column 13, \"six\"",
+        ),
     ] {
         let ran = run(args);
         assert!(
@@ -419,6 +434,63 @@ fn recording_fails_with_2_whatever_the_reason() {
             ran.stderr
         );
     }
+}
+
+#[test]
+fn recording_passes_a_selection_on_and_refuses_a_wrong_one_before_the_program_starts() {
+    let dir = TempDir::new().unwrap();
+    let into = text(dir.path());
+    let env = [("BITNET_TRACE_SELECT", "seq=5")];
+    let some = record(
+        &["--into", into, "--name", "some", "--select", "seq=1-,layer=-1"],
+        &env,
+    );
+    assert!(
+        some.code == 0
+            && some
+                .stderr
+                .contains("recorded some: 1 record of 1 stage, 2 tokens"),
+        "{}",
+        some.stderr
+    );
+    assert!(
+        some.stderr.contains("selected: seq=1-,layer=-1"),
+        "{}",
+        some.stderr
+    );
+    let none = record(&["--into", into, "--format", "json"], &env);
+    let report = none.json();
+    assert_eq!(
+        (none.code, &report["error"]["kind"]),
+        (2, &"nothing_selected".into())
+    );
+    assert_eq!(report["runs"][0]["selection"], "seq=5");
+    assert!(
+        none.stderr.contains("matched none"),
+        "the recorder says so too: {}",
+        none.stderr
+    );
+    let all = record(&["--into", into, "--name", "all", "--select", ""], &env);
+    assert!(all.stderr.contains("recorded all: 2 records"), "{}", all.stderr);
+
+    let wrong = record(
+        &["--into", into, "--name", "wrong"],
+        &[("BITNET_TRACE_SELECT", "stage=a b")],
+    );
+    assert!(
+        wrong.code == 2
+            && wrong
+                .stderr
+                .contains("BITNET_TRACE_SELECT is wrong: column 9, \"b\""),
+        "{}",
+        wrong.stderr
+    );
+    assert!(
+        wrong.stderr.contains("  stage=a b\n          ^\n"),
+        "{}",
+        wrong.stderr
+    );
+    assert!(!wrong.stdout.contains("own words") && !dir.path().join("run=wrong").exists());
 }
 
 /// Pins a defect: Ctrl-C ended `record` without a report and left a program that handles it alone.

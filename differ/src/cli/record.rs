@@ -7,7 +7,7 @@ use bitnet_diff::{
     report::ErrorView,
     runs::RunLine,
 };
-use bitnet_trace_schema::run_dir::is_run_name;
+use bitnet_trace_schema::{run_dir::is_run_name, selection::Selection};
 use bitnet_trace_store::{Database, Filter};
 use signal_hook::consts::SIGINT;
 use std::{
@@ -18,6 +18,8 @@ use std::{
     sync::{Arc, atomic::AtomicBool},
 };
 
+/// Which records are kept.
+const SELECT: &str = "BITNET_TRACE_SELECT";
 /// Where runs go when nothing says where.
 const DEFAULT_DATABASE: &str = "traces";
 
@@ -25,8 +27,11 @@ const DEFAULT_DATABASE: &str = "traces";
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     bitnet-diff record --into traces --name cpp -- ./cpp-runner --model m.gguf --prompt hi --max-tokens 4\n  \
-    bitnet-diff record -- cargo run -p bitnet-cli --features cpu,trace -- run --model m.gguf --prompt hi\n\n\
-    Sets BITNET_TRACE_DIR and BITNET_TRACE_RUN; the program must use the recorder. Its own output stays on \
+    bitnet-diff record -- cargo run -p bitnet-cli --features cpu,trace -- run --model m.gguf --prompt hi\n  \
+    bitnet-diff record --select 'seq=0-2,layer=6,stage=attn_*;layer=-1' -- ./cpp-runner --model m.gguf --prompt hi\n\n\
+    A selection is made of alternatives (;) of terms that must all hold (,). A term is seq, layer, stage or \
+    request, = or != (none of), and values (|): 3, 0-5, 4- (and above), -1; attn_*, ?_proj.\n\n\
+    Sets BITNET_TRACE_DIR, BITNET_TRACE_RUN and BITNET_TRACE_SELECT; the program must use the recorder. Its own output stays on \
     stdout, the report goes to stderr; with --format json it is the other way round.\n\
     Exit codes: 0 recorded, 2 nothing or not all was recorded, or the program failed.")]
 pub struct Args {
@@ -36,6 +41,9 @@ pub struct Args {
     /// The run's name; if it is taken, the recorder adds -2, -3, ...
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
+    /// Which records are kept, such as 'seq=0-2,layer=6,stage=attn_*' [default: $BITNET_TRACE_SELECT, else all]
+    #[arg(long, value_name = "EXPR")]
+    select: Option<String>,
     /// How to print the report
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,
@@ -50,14 +58,15 @@ pub fn run(args: Args) -> Result<Output, Failure> {
             format!("{name:?} is not a run name: 1 to 128 of A-Z a-z 0-9 . _ -, not starting with a dot");
         return Err(Failure::new("run_name", message));
     }
+    check_selection(args.select.as_deref())?;
     let from_env = || std::env::var_os("BITNET_TRACE_DIR").filter(|d| !d.is_empty());
-    let into = args.into.or_else(|| from_env().map(PathBuf::from));
+    let into = args.into.clone().or_else(|| from_env().map(PathBuf::from));
     let into = into.unwrap_or_else(|| DEFAULT_DATABASE.into());
     // The program may change its working directory.
     let into = std::path::absolute(&into).unwrap_or(into);
     writable(&into)?;
     let before = run_names(&into);
-    let status = launch(&args.command, &into, args.name.as_deref(), args.format)?;
+    let status = launch(&args, &into)?;
     let runs = recorded(&into, &before)?;
     let error = problem(status, &runs, &args.command[0]);
     let report = RecordReport {
@@ -90,6 +99,19 @@ pub fn run(args: Args) -> Result<Output, Failure> {
     })
 }
 
+/// The recorder would be off with a wrong expression, given here or in the environment.
+fn check_selection(given: Option<&str>) -> Result<(), Failure> {
+    let (name, expression) = match given {
+        Some(expression) => ("--select", expression.into()),
+        None => (SELECT, std::env::var_os(SELECT).unwrap_or_default()),
+    };
+    let parsed = expression.to_string_lossy().parse::<Selection>();
+    parsed.map(|_| ()).map_err(|error| {
+        let message = format!("{name} is wrong: {error}\n{}", error.excerpt());
+        Failure::new("selection", message)
+    })
+}
+
 /// Creates the database's directory, and a file in it: better to learn here that it cannot be written than
 /// after the program's hour of work.
 fn writable(dir: &Path) -> Result<(), Failure> {
@@ -112,18 +134,17 @@ fn run_names(dir: &Path) -> BTreeSet<OsString> {
     entries.map(|e| e.file_name()).collect()
 }
 
-fn launch(
-    command: &[OsString],
-    into: &Path,
-    name: Option<&str>,
-    format: Format,
-) -> Result<ExitStatus, Failure> {
+fn launch(args: &Args, into: &Path) -> Result<ExitStatus, Failure> {
+    let command = &args.command;
     let mut child = Command::new(&command[0]);
     child.args(&command[1..]).env("BITNET_TRACE_DIR", into);
-    if let Some(name) = name {
+    if let Some(name) = &args.name {
         child.env("BITNET_TRACE_RUN", name);
     }
-    if format == Format::Json {
+    if let Some(select) = &args.select {
+        child.env(SELECT, select);
+    }
+    if args.format == Format::Json {
         child.stdout(Stdio::from(std::io::stderr()));
     }
     // Ctrl-C goes to the program too, which decides what to do about it; the report comes after it. A handler,
@@ -176,6 +197,15 @@ fn problem(status: ExitStatus, runs: &[RecordedRun], program: &OsString) -> Opti
     }
     let incomplete = runs.iter().find(|r| !r.run.complete);
     if incomplete.is_none() && runs.iter().all(|r| r.run.records == 0) {
+        if let Some(selection) = runs.iter().find_map(|r| r.selection.as_ref()) {
+            let message = format!(
+                "the selection {selection:?} matched none of the tensors of {program}: look at its stages, layers and positions"
+            );
+            return Some(ErrorView {
+                kind: "nothing_selected",
+                message,
+            });
+        }
         let message = format!(
             "{program} recorded nothing: was it built with the recorder (feature `trace`), and does it read BITNET_TRACE_DIR?"
         );

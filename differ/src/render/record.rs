@@ -27,6 +27,9 @@ pub fn record(report: &RecordReport) -> String {
         };
         line(&mut out, format!("{mark} recorded {}: {what}{dropped}", run.name));
         line(&mut out, format!("  {}", run.path));
+        if let Some(selection) = &recorded.selection {
+            line(&mut out, wrap("  selected: ", selection));
+        }
         for reason in run.problems() {
             line(&mut out, wrap("  ", reason));
         }
