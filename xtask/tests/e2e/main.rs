@@ -9,4 +9,5 @@ mod control;
 mod crossval;
 mod faults;
 mod ggml_adapter;
+mod selection;
 mod support;
