@@ -132,8 +132,10 @@ private:
      * the positions are known, it may be any position. */
     bool wants(bnt_recorder *recorder, const char *stage, std::int32_t layer) const {
         bnt_tap tap = bnt_tap_make(stage, layer, -1);
-        tap.requests = requests;
-        tap.n_tokens = n_requests;
+        if (requests && (ids_.empty() || ids_.size() == n_requests)) {
+            tap.requests = requests;
+            tap.n_tokens = n_requests;
+        }
         if (positions_known_) {
             const Rows &rows = pruned_ ? kept_ : all_;
             if (rows.positions.empty()) return false;

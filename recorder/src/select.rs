@@ -10,7 +10,8 @@ pub(crate) fn any(tokens: &Tokens<'_>, tap: &Tap<'_>) -> bool {
     if tokens.is_empty() {
         return false;
     }
-    if let Some(positions) = tap.positions {
+    // a list of none fits no tensor that has tokens, which is found out later, and counted
+    if let Some(positions) = tap.positions.filter(|p| !p.is_empty()) {
         let mut positions = positions.iter().enumerate();
         return positions.any(|(i, &seq)| tokens.wants(seq, request(tap, i)));
     }
@@ -19,7 +20,7 @@ pub(crate) fn any(tokens: &Tokens<'_>, tap: &Tap<'_>) -> bool {
         Some(_) => (tap.seq, i64::MAX),
         None => (tap.seq, tap.seq),
     };
-    match tap.requests {
+    match tap.requests.filter(|r| !r.is_empty()) {
         None => tokens.wants_any(first..=last, tap.request),
         Some(requests) if tap.seq < 0 => requests.iter().any(|&r| tokens.wants_any(first..=last, r)),
         Some(requests) => (first..=last).zip(requests).any(|(seq, &r)| tokens.wants(seq, r)),
@@ -69,6 +70,7 @@ mod tests {
         let counted = tap.token_axis(0).requests(&[0, 1]);
         assert!(any_of("seq=6,request=1", counted) && !any_of("seq=7", counted));
         assert!(any_of("request=9", tap.request(9)) && !any_of("request=9", tap));
+        assert!(any_of("seq=5", batch.positions(&[])) && any_of("request=0", tap.requests(&[])));
     }
 
     #[test]
