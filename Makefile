@@ -4,8 +4,9 @@ CARGO ?= cargo
 # What the demo and the tests need in release: the program, the Rust engine (with plantable faults), the C library.
 RELEASE := -p bitnet-diff -p bitnet-cli -p bitnet-trace-cpp -p xtask \
            --features bitnet-cli/cpu,bitnet-cli/trace,bitnet-cli/faults
-# One feature set for all of the workspace, so that dependencies are compiled once.
-ALL := --workspace --features cpu,trace,faults,inference,candle,ndarray
+# All of the workspace, whatever is built or tested of it: cargo gives dependencies the features of what is
+# selected, and would compile candle and parquet once more for every other selection.
+ALL := --workspace --features cpu,trace,inference,candle,ndarray
 
 .DEFAULT_GOAL := help
 
@@ -29,17 +30,16 @@ setup: release ## install and build what the engines need (llama.cpp, the model,
 
 lint: ## rustfmt, clippy and the documentation, warnings as errors
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy $(ALL) --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --quiet $(ALL)
+	$(CARGO) clippy $(ALL),faults,crossval --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --quiet $(ALL),faults
 
 unit: ## the tests of every crate, with and without the features that change them
-	$(CARGO) test $(ALL)
+	$(CARGO) test $(ALL),faults
+	$(CARGO) test $(ALL) --test generate --test recording
 	$(CARGO) test -p bitnet-trace --no-default-features
-	$(CARGO) test -p bitnet-models --features cpu,trace
-	$(CARGO) check -p xtask --features crossval
 
 e2e: ## the built programs on real engines: llama.cpp against the Rust engine (after `make setup`)
-	$(CARGO) test -p xtask --features inference --test e2e -- --ignored
+	$(CARGO) test $(ALL),faults --test e2e -- --ignored
 
 story: ## the demo's three steps, without set-up: each must end as told (after `make setup`)
 	target/release/xtask demo
