@@ -6,7 +6,8 @@
 use crate::{EXIT_ERROR, EXIT_MATCH, demo::generated_ids, places};
 use anyhow::{Context, Result, bail, ensure};
 use bitnet_diff::{
-    compare::Options,
+    compare::{Options, Status},
+    judge::Verdict,
     records::StoredRecords,
     tokens::{DEFAULT_TOP_K, LOGITS, TokensReport, tokens},
     tolerance::{Gates, Tolerance},
@@ -24,6 +25,8 @@ use std::{
 /// Names of the two runs.
 const CPP: &str = "cpp";
 const RUST: &str = "rust";
+/// What they record.
+const SELECTION: &str = "stage=logits";
 
 /// A position differs.
 const EXIT_DIVERGED: u8 = 1;
@@ -140,7 +143,7 @@ fn cross_validate(args: &Args) -> Result<u8> {
         tolerance: Tolerance::all(gates, "--cos-tol, --rel-l2-tol"),
         ..Options::default()
     };
-    let report = tokens(
+    let mut report = tokens(
         &cpp.side(),
         &rust.side(),
         &StageGraph::builtin(),
@@ -156,6 +159,7 @@ fn cross_validate(args: &Args) -> Result<u8> {
             lost.seq
         );
     }
+    count_nan_as_divergence(&mut report);
     match args.format {
         Format::Text => print_text(&report),
         Format::Json => println!("{}", serde_json::to_string_pretty(&report)?),
@@ -165,6 +169,18 @@ fn cross_validate(args: &Args) -> Result<u8> {
     } else {
         EXIT_MATCH
     })
+}
+
+/// NaN logits are never a pass, even where both engines give the same ones.
+fn count_nan_as_divergence(report: &mut TokensReport) {
+    for position in &mut report.positions {
+        let sides = [&position.left, &position.right];
+        if sides.into_iter().flatten().any(|record| record.nan_count > 0) {
+            position.verdict = Verdict::Diverged;
+            report.status = Status::Diverged;
+        }
+    }
+    report.first_divergence_token = report.positions.iter().find(|p| p.diverged()).map(|p| p.seq);
 }
 
 /// Records the prompt and the continuation that llama.cpp chooses.
@@ -178,7 +194,9 @@ fn record_cpp(runner: &Path, args: &Args, database: &Path) -> Result<()> {
     command.args(["--max-tokens", &args.max_tokens.to_string(), "--ignore-eos"]);
     command
         .env("BITNET_TRACE_DIR", database)
-        .env("BITNET_TRACE_RUN", CPP);
+        .env("BITNET_TRACE_RUN", CPP)
+        .env("BITNET_TRACE_SELECT", SELECTION)
+        .env("BITNET_TRACE_VALUES", "full");
     let out = command
         .output()
         .with_context(|| format!("{} can't be run", runner.display()))?;
@@ -197,6 +215,7 @@ fn record_rust(args: &Args, database: &Path) -> Result<()> {
     let recorder = Recorder::builder(database)
         .run(RUST)
         .engine(bitnet_models::engine_info())
+        .select(SELECTION)
         .build()?;
     let mut load = LoadOptions::new(&args.model, recorder.clone());
     load.tokenizer.clone_from(&args.tokenizer);

@@ -157,6 +157,9 @@ impl Demo<'_> {
     fn record(&self, name: &str, program: &Command) -> Result<()> {
         let mut record = Command::new(self.bin.join("bitnet-diff"));
         record
+            .env_remove("BITNET_TRACE_SELECT")
+            .env_remove("BITNET_TRACE_VALUES");
+        record
             .args(["record", "--into"])
             .arg(&self.traces)
             .args(["--name", name, "--"]);
