@@ -3,7 +3,7 @@
 //! Both engines record into a temporary database and the differ compares the two runs: there is one way to
 //! compare.
 
-use crate::{EXIT_ERROR, EXIT_MATCH, demo::generated_ids, places};
+use crate::{EXIT_ERROR, EXIT_MATCH, demo::generated_ids, places, print};
 use anyhow::{Context, Result, bail, ensure};
 use bitnet_diff::{
     compare::{Options, Status},
@@ -86,10 +86,8 @@ pub fn run(args: &Args) -> Result<u8> {
     let done = cross_validate(args);
     match (&done, args.format) {
         (Err(error), Format::Json) => {
-            println!(
-                "{:#}",
-                json!({ "status": "error", "error": format!("{error:#}") })
-            );
+            let document = json!({ "status": "error", "error": format!("{error:#}") });
+            print(&format!("{document:#}\n"))?;
             eprintln!("error: {error:#}");
             Ok(EXIT_ERROR)
         }
@@ -161,8 +159,8 @@ fn cross_validate(args: &Args) -> Result<u8> {
     }
     count_nan_as_divergence(&mut report);
     match args.format {
-        Format::Text => print_text(&report),
-        Format::Json => println!("{}", serde_json::to_string_pretty(&report)?),
+        Format::Text => print(&text(&report))?,
+        Format::Json => print(&(serde_json::to_string_pretty(&report)? + "\n"))?,
     }
     Ok(if report.first_divergence_token.is_some() {
         EXIT_DIVERGED
@@ -234,7 +232,9 @@ fn record_rust(args: &Args, database: &Path) -> Result<()> {
     Ok(())
 }
 
-fn print_text(report: &TokensReport) {
+/// A line a position, and what a match is.
+fn text(report: &TokensReport) -> String {
+    let mut lines = String::new();
     for position in &report.positions {
         let mark = if position.diverged() { '✗' } else { '✓' };
         let number = |n: Option<f64>| n.map_or("-".to_owned(), |n| format!("{n:.5}"));
@@ -244,10 +244,11 @@ fn print_text(report: &TokensReport) {
         );
         let first = report.first_divergence_token == Some(position.seq);
         let arrow = if first { " ← First divergence" } else { "" };
-        println!("{mark} t={} cosine={cosine} rel_l2={rel_l2}{arrow}", position.seq);
+        lines += &format!(
+            "{mark} t={} cosine={cosine} rel_l2={rel_l2}{arrow}\n",
+            position.seq
+        );
     }
-    println!(
-        "{} positions compared; a match is: {}",
-        report.compared, report.tolerance
-    );
+    let (compared, tolerance) = (report.compared, &report.tolerance);
+    lines + &format!("{compared} positions compared; a match is: {tolerance}\n")
 }

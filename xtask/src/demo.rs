@@ -1,11 +1,10 @@
 //! The demo: one prompt through llama.cpp and the Rust engine, and three questions about it.
 
-use crate::places;
+use crate::{places, print};
 use anyhow::{Context, Result, bail, ensure};
 use bitnet_trace_schema::Manifest;
 use std::{
     fs,
-    io::Write,
     path::{Path, PathBuf},
     process::Command,
     time::Instant,
@@ -63,7 +62,7 @@ pub fn run(args: &Args) -> Result<()> {
     let began = Instant::now();
 
     if !f32.is_file() {
-        say("Dequantising the model, for a control on F32 weights");
+        say("Dequantising the model, for a control on F32 weights")?;
         demo.must(
             Command::new(demo.bin.join("bitnet-cli"))
                 .arg("dequantize")
@@ -78,7 +77,7 @@ pub fn run(args: &Args) -> Result<()> {
     say(&format!(
         "Recording the prompt {:?} through both engines",
         args.prompt
-    ));
+    ))?;
     demo.record_pair(
         "cpp-f32",
         &[("rust-f32", None), ("rust-fault", Some(&args.fault))],
@@ -87,16 +86,16 @@ pub fn run(args: &Args) -> Result<()> {
     demo.record_pair("cpp", &[("rust", None)], &q4)?;
     demo.show(&["runs"], &[], 0)?;
 
-    say("1. The control: F32 weights, F32 KV cache. Do the engines match, stage by stage?");
+    say("1. The control: F32 weights, F32 KV cache. Do the engines match, stage by stage?")?;
     demo.show(&["first"], &["cpp-f32", "rust-f32"], 0)?;
 
     say(&format!(
         "2. The same with a fault planted in the Rust engine ({}). Is it found?",
         args.fault
-    ));
+    ))?;
     demo.show(&["first"], &["cpp-f32", "rust-fault"], 1)?;
 
-    say("3. The Q4_1 model as users run it. How far apart are the engines, and from where?");
+    say("3. The Q4_1 model as users run it. How far apart are the engines, and from where?")?;
     demo.show(&["tokens"], &["cpp", "rust"], 1)?;
     demo.show(&["first"], &["cpp", "rust"], 1)?;
     demo.show(
@@ -111,16 +110,12 @@ pub fn run(args: &Args) -> Result<()> {
         "Done in {:.0} s. The traces are in {}:",
         began.elapsed().as_secs_f64(),
         demo.traces.display()
-    ));
-    println!(
-        "  target/release/bitnet-diff compare {0}/run=cpp-f32 {0}/run=rust-fault",
-        demo.traces.display()
-    );
-    println!(
-        "  duckdb -c \"SELECT run, count(*) FROM read_parquet('{}/**/*.parquet', hive_partitioning=true) GROUP BY run\"",
-        demo.traces.display()
-    );
-    Ok(())
+    ))?;
+    let traces = demo.traces.display();
+    print(&format!(
+        "  target/release/bitnet-diff compare {traces}/run=cpp-f32 {traces}/run=rust-fault\n  \
+         duckdb -c \"SELECT run, count(*) FROM read_parquet('{traces}/**/*.parquet', hive_partitioning=true) GROUP BY run\"\n"
+    ))
 }
 
 impl Demo<'_> {
@@ -177,8 +172,7 @@ impl Demo<'_> {
             runs.iter()
                 .map(|run| format!("{}/run={run}", self.traces.display())),
         );
-        println!("\n$ bitnet-diff {}", words.join(" "));
-        std::io::stdout().flush()?;
+        print(&format!("\n$ bitnet-diff {}\n", words.join(" ")))?;
         self.must(
             Command::new(self.bin.join("bitnet-diff")).args(&words),
             &[expected],
@@ -215,6 +209,6 @@ pub fn generated_ids(database: &Path, run: &str) -> Result<String> {
     Ok(ids.join(","))
 }
 
-fn say(text: &str) {
-    println!("\n── {text}");
+fn say(text: &str) -> Result<()> {
+    print(&format!("\n── {text}\n"))
 }

@@ -7,7 +7,10 @@ mod places;
 mod crossval;
 
 use clap::{Parser, Subcommand};
-use std::process::ExitCode;
+use std::{
+    io::{ErrorKind, Write},
+    process::ExitCode,
+};
 
 /// Everything that could be compared matches.
 const EXIT_MATCH: u8 = 0;
@@ -32,6 +35,14 @@ enum Command {
     CrossvalPerToken(crossval::Args),
     /// Record both engines on a real model and show where they diverge (see `make demo`)
     Demo(demo::Args),
+}
+
+/// Prints to stdout. A reader that has seen enough (`| head`) is no error.
+fn print(text: &str) -> anyhow::Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        done => Ok(done?),
+    }
 }
 
 fn main() -> ExitCode {
