@@ -75,40 +75,6 @@ impl fmt::Display for Span {
     }
 }
 
-/// Whether `text` matches `pattern`, in which `*` stands for any characters and `?` for one.
-///
-/// ```
-/// use bitnet_diff::select::glob;
-/// assert!(glob("attn_*", "attn_out") && glob("?_proj", "q_proj") && !glob("attn", "attn_out"));
-/// ```
-pub fn glob(pattern: &str, text: &str) -> bool {
-    let (pattern, text): (Vec<char>, Vec<char>) = (pattern.chars().collect(), text.chars().collect());
-    let (mut p, mut t) = (0, 0);
-    // Where the last star stands, and how much it has swallowed: going back to it is enough.
-    let mut star: Option<(usize, usize)> = None;
-    while t < text.len() {
-        match pattern.get(p) {
-            Some('*') => {
-                star = Some((p, t));
-                p += 1;
-            }
-            Some(&c) if c == '?' || c == text[t] => {
-                p += 1;
-                t += 1;
-            }
-            _ => match &mut star {
-                Some((at, swallowed)) => {
-                    *swallowed += 1;
-                    p = *at + 1;
-                    t = *swallowed;
-                }
-                None => return false,
-            },
-        }
-    }
-    pattern[p..].iter().all(|&c| c == '*')
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -143,21 +109,5 @@ mod tests {
             let s = Span { first, last: first + length };
             prop_assert_eq!(s.to_string().parse::<Span>(), Ok(s));
         }
-
-        #[test]
-        fn a_glob_of_stars_matches_its_own_text(text in "[a-c_]{0,8}", cut in 0usize..9) {
-            let cut = cut.min(text.len());
-            prop_assert!(glob(&text, &text), "the text itself");
-            let pattern = format!("{}*", &text[..cut]);
-            prop_assert!(glob(&pattern, &text), "a prefix");
-            let pattern = format!("*{}", &text[cut..]);
-            prop_assert!(glob(&pattern, &text), "a suffix");
-        }
-    }
-
-    #[test]
-    fn a_glob_is_anchored_at_both_ends() {
-        assert!(glob("*", "") && glob("a*b*c", "axxbyyc") && glob("attn_???", "attn_out"));
-        assert!(!glob("a*b", "abc") && !glob("", "a") && !glob("?", ""));
     }
 }

@@ -21,12 +21,8 @@
 //! exact = true            # every element equal in value
 //! ```
 
-use crate::{
-    metrics::Metrics,
-    num,
-    select::{Span, glob},
-};
-use bitnet_trace_schema::DType;
+use crate::{metrics::Metrics, num, select::Span};
+use bitnet_trace_schema::{DType, selection::glob};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 

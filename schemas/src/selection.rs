@@ -307,8 +307,13 @@ fn join<T>(
     Ok(())
 }
 
-/// Whether `text` matches an ASCII `pattern`, in which `*` stands for any characters and `?` for one.
-fn glob(pattern: &str, text: &str) -> bool {
+/// Whether `text` matches `pattern`, in which `*` stands for any characters and `?` for one.
+///
+/// ```
+/// use bitnet_trace_schema::selection::glob;
+/// assert!(glob("attn_*", "attn_out") && glob("?_proj", "q_proj") && !glob("attn", "attn_out"));
+/// ```
+pub fn glob(pattern: &str, text: &str) -> bool {
     let (pattern, bytes) = (pattern.as_bytes(), text.as_bytes());
     let (mut p, mut t) = (0, 0);
     // where the last star stands, and where the text behind it begins: going back to it is enough

@@ -313,3 +313,26 @@ proptest! {
         }
     }
 }
+
+proptest! {
+    #[test]
+    fn a_glob_of_stars_matches_its_own_text(text in "[a-c_]{0,8}", cut in 0usize..9) {
+        let cut = cut.min(text.len());
+        prop_assert!(glob(&text, &text), "the text itself");
+        let pattern = format!("{}*", &text[..cut]);
+        prop_assert!(glob(&pattern, &text), "a prefix");
+        let pattern = format!("*{}", &text[cut..]);
+        prop_assert!(glob(&pattern, &text), "a suffix");
+    }
+}
+
+#[test]
+fn a_glob_is_anchored_at_both_ends() {
+    assert!(glob("*", "") && glob("a*b*c", "axxbyyc") && glob("attn_???", "attn_out"));
+    assert!(!glob("a*b", "abc") && !glob("", "a") && !glob("?", ""));
+}
+
+#[test]
+fn a_glob_counts_characters_and_not_bytes() {
+    assert!(glob("é?ü*", "éßü") && glob("*ü", "éßü") && !glob("??", "é"));
+}
