@@ -56,7 +56,7 @@ impl Taps {
         pass.wants("final_norm", NO_LAYER) || pass.wants("logits", NO_LAYER)
     }
 
-    /// Tells the manifest which model runs. Hashes its file, so it is skipped when nothing is recorded.
+    /// Tells the manifest which model runs. The recorder hashes its file, beside the engine's work.
     pub(crate) fn describe_model(
         &self,
         gguf: &Gguf,
@@ -65,14 +65,12 @@ impl Taps {
     ) -> Result<(), Error> {
         #[cfg(feature = "trace")]
         if self.is_on() {
-            let bytes = std::fs::metadata(gguf.path()).map(|stat| stat.len()).ok();
             self.recorder.set_model(bitnet_trace::Model {
                 path: gguf.path().display().to_string(),
-                blake3: Some(hash(gguf.path())?),
-                bytes,
                 arch: Some(arch.to_owned()),
                 weight_types: gguf.type_counts(),
                 tokenizer_blake3: tokenizer.map(hash).transpose()?,
+                ..bitnet_trace::Model::default()
             });
         }
         Ok(())
@@ -160,14 +158,12 @@ impl Pass<'_> {
     }
 }
 
-/// BLAKE3 of a file, as hex.
+/// BLAKE3 of a tokenizer file, as hex.
 #[cfg(feature = "trace")]
 fn hash(path: &Path) -> Result<String, Error> {
-    let mut hasher = blake3::Hasher::new();
-    let hashed = hasher.update_mmap(path);
-    hashed.map_err(|source| Error::Read {
+    let bytes = std::fs::read(path).map_err(|source| Error::Read {
         path: path.to_owned(),
         source,
     })?;
-    Ok(hasher.finalize().to_hex().to_string())
+    Ok(blake3::hash(&bytes).to_hex().to_string())
 }
