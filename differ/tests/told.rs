@@ -308,7 +308,7 @@ fn a_match_by_cosine_alone_is_told_to_be_blind_to_scale() {
 #[test]
 fn a_run_that_cannot_be_read_is_not_one_that_was_not_recorded() {
     let dir = TempDir::new().unwrap();
-    let script = "mkdir $BITNET_TRACE_DIR/run=bad && echo x > $BITNET_TRACE_DIR/run=bad/run.json";
+    let script = r#"mkdir "$BITNET_TRACE_DIR/run=bad" && echo x > "$BITNET_TRACE_DIR/run=bad/run.json""#;
     let ran = run(&["record", "--into", text(dir.path()), "--", "sh", "-c", script]);
     assert!(
         ran.code == 2

@@ -35,7 +35,8 @@ pub fn record(report: &RecordReport) -> String {
         }
     }
     if let Some(error) = &report.error {
-        line(&mut out, wrap("error: ", &error.message));
+        // As every error: in one line, so that a path in it stays whole.
+        line(&mut out, format!("error: {}", error.message));
     }
     out
 }
