@@ -1,21 +1,28 @@
 //! The verdict on one pair of records.
 
+mod reason;
+mod statistics;
+#[cfg(test)]
+mod tests;
+
+pub use reason::Reason;
+
 use crate::{
     metrics::{Metrics, measure, measure_f64},
-    num,
     records::Elements,
     shape::{Layout, crop, layout},
-    tolerance::{Broken, Gates},
+    tolerance::Gates,
 };
 use bitnet_trace_schema::{DType, RecordMeta};
 use serde::Serialize;
-use std::fmt;
+use statistics::{by_hash, by_statistics};
 
 /// What was found of a pair of records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
-    /// The same bytes, dtype and shape (unit dimensions aside).
+    /// The same bytes, dtype and shape (unit dimensions aside), by their hash; where one side was imported
+    /// with the hash of its elements as F32, the same elements as F32.
     Identical,
     /// Other bytes, within the tolerance.
     Within,
@@ -38,148 +45,6 @@ impl Verdict {
     /// Whether it is a match.
     pub fn is_match(self) -> bool {
         matches!(self, Self::Identical | Self::Within)
-    }
-}
-
-/// Why a pair diverged or could not be compared.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Reason {
-    /// Gates of the tolerance do not hold.
-    Gates(Vec<Broken>),
-    /// A NaN or infinity against something else: the first such pair.
-    NonFinite {
-        /// Left element.
-        left: f64,
-        /// Right element.
-        right: f64,
-        /// How many such pairs there are.
-        count: u64,
-    },
-    /// NaN at the same places on both sides, which is a match only when asked for.
-    NanBoth {
-        /// How many.
-        count: u64,
-    },
-    /// Attention probability on keys that the other side's shorter rows leave out.
-    FutureMass {
-        /// Whether the left side has it.
-        left: bool,
-        /// Sum of the absolute values there.
-        mass: f64,
-        /// Row (head) of the largest one.
-        row: usize,
-        /// Its key.
-        key: usize,
-    },
-    /// Statistics alone show that a gate cannot hold; the value is a lower bound.
-    Bound(Broken),
-    /// Statistics alone show it: other counts of NaN or infinity.
-    OddCounts {
-        /// NaN and infinite elements of the left side.
-        left: (u64, u64),
-        /// The same of the right side.
-        right: (u64, u64),
-    },
-    /// Exactness was asked for, and the hashes differ.
-    Hash,
-    /// No correspondence between the shapes is known.
-    Shapes {
-        /// Left shape.
-        left: Vec<i64>,
-        /// Right shape.
-        right: Vec<i64>,
-    },
-    /// Statistics are all there is, and they decide nothing.
-    NoValues {
-        /// Whether the left side has values.
-        left: bool,
-        /// Whether the right side has values.
-        right: bool,
-        /// Relative difference of the rms, where both have one.
-        rms: Option<f64>,
-    },
-    /// Both tensors are empty.
-    Empty,
-    /// The engines were given different token ids from this position on.
-    TokenIds {
-        /// The position.
-        from: i64,
-    },
-}
-
-impl Reason {
-    /// The reason's name in JSON.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Gates(_) => "tolerance",
-            Self::NonFinite { .. } => "non_finite",
-            Self::NanBoth { .. } => "nan_both",
-            Self::FutureMass { .. } => "future_mass",
-            Self::Bound(_) => "statistics",
-            Self::OddCounts { .. } => "non_finite_counts",
-            Self::Hash => "hash",
-            Self::Shapes { .. } => "shapes",
-            Self::NoValues { .. } => "no_values",
-            Self::Empty => "empty",
-            Self::TokenIds { .. } => "token_ids",
-        }
-    }
-
-    /// Whether a record that could not be compared for this reason leaves the question of a match open,
-    /// as opposed to one that holds nothing to compare or comes after what is known to differ.
-    pub fn leaves_open(&self) -> bool {
-        matches!(self, Self::Shapes { .. } | Self::NoValues { .. })
-    }
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Gates(broken) => {
-                let texts: Vec<String> = broken.iter().map(Broken::to_string).collect();
-                f.write_str(&texts.join(", "))
-            }
-            Self::NonFinite { left, right, count } => {
-                let (left, right) = (num::sig(*left, 4), num::sig(*right, 4));
-                write!(
-                    f,
-                    "{left} against {right} ({})",
-                    num::plural(*count, "such element")
-                )
-            }
-            Self::NanBoth { count } => {
-                write!(f, "NaN on both sides ({})", num::plural(*count, "element"))
-            }
-            Self::FutureMass { left, mass, row, key } => {
-                let side = if *left { "left" } else { "right" };
-                let mass = num::sig(*mass, 3);
-                write!(
-                    f,
-                    "mass on future keys: {mass} on the {side} side, most at [{row}, {key}]"
-                )
-            }
-            Self::Bound(broken) => write!(f, "{broken} at least (from the statistics)"),
-            Self::OddCounts { left, right } => write!(
-                f,
-                "{} NaN and {} infinite elements against {} and {}",
-                left.0, left.1, right.0, right.1
-            ),
-            Self::Hash => f.write_str("the hashes differ"),
-            Self::Shapes { left, right } => write!(f, "shapes differ: {left:?} and {right:?}"),
-            Self::NoValues { left, right, rms } => {
-                let side = match (left, right) {
-                    (false, false) => "either side",
-                    (false, true) => "the left side",
-                    _ => "the right side",
-                };
-                write!(f, "values were not recorded on {side}")?;
-                rms.map_or(Ok(()), |r| {
-                    write!(f, "; the hashes differ, the rms by {}", num::sci(r))
-                })
-            }
-            Self::Empty => f.write_str("both tensors are empty"),
-            Self::TokenIds { from } => write!(f, "token ids differ from seq={from} on"),
-        }
     }
 }
 
@@ -284,6 +149,9 @@ pub fn by_elements(
         }
     }
     let shapes = layout(left.0, right.0);
+    if matches!(left.1, Elements::Hashed) || matches!(right.1, Elements::Hashed) {
+        return Ok(by_hash(shapes, left, right, gates));
+    }
     if let (Some(a), Some(b)) = (left.1.values(), right.1.values()) {
         return Ok(judge(shapes, a, b, gates, nan_equal, measure));
     }
@@ -374,54 +242,3 @@ fn mass<T: Copy + Into<f64>>(values: &[T], len: usize, keep: usize) -> Option<(f
     }
     found
 }
-
-/// What hashes and statistics alone can tell: that a gate must be broken, never that it holds.
-fn by_statistics(left: &RecordMeta, right: &RecordMeta, gates: &Gates, has: (bool, bool)) -> Outcome {
-    let (a, b) = (&left.stats, &right.stats);
-    let odd = |s: &bitnet_trace_schema::Stats| (s.nan_count, s.inf_count);
-    if odd(a) != odd(b) {
-        let reason = Reason::OddCounts {
-            left: odd(a),
-            right: odd(b),
-        };
-        return Outcome::diverged(reason, None);
-    }
-    if gates.exact && left.dtype == right.dtype {
-        return Outcome::diverged(Reason::Hash, None);
-    }
-    let rms = a.rms.zip(b.rms).map(|(a, b)| relative(a, b));
-    // Lower bounds, as the triangle inequality has them: | |a| - |b| | <= |b - a|. Only where all elements
-    // are finite: otherwise the moments may be over other elements. Rows of different length keep the norm,
-    // not the mean square.
-    let same_count = left.num_elements == right.num_elements;
-    if odd(a) == (0, 0) && same_count {
-        let bounds = [
-            ("rel_l2", rms, gates.rel_l2),
-            (
-                "max_abs",
-                a.abs_max.zip(b.abs_max).map(|(a, b)| (a - b).abs()),
-                gates.max_abs,
-            ),
-        ];
-        for (gate, value, limit) in bounds {
-            if let (Some(value), Some(limit)) = (value, limit)
-                && value > limit * (1.0 + 1e-9) + 1e-12
-            {
-                return Outcome::diverged(Reason::Bound(Broken { gate, value, limit }), None);
-            }
-        }
-    }
-    Outcome::incomparable(Reason::NoValues {
-        left: has.0,
-        right: has.1,
-        rms,
-    })
-}
-
-fn relative(a: f64, b: f64) -> f64 {
-    if a == b { 0.0 } else { (b - a).abs() / a.abs() }
-}
-
-#[cfg(test)]
-#[path = "judge_tests.rs"]
-mod tests;

@@ -6,7 +6,7 @@
 
 use crate::{
     judge::{Outcome, Verdict},
-    plan::{AlignPlan, Step, is_before_layers},
+    plan::{AlignPlan, Step},
 };
 use bitnet_trace_schema::{InputLayer, StageGraph, StageScope};
 use std::collections::{BTreeSet, HashSet};
@@ -136,7 +136,7 @@ impl<'a> Flow<'a> {
             self.graph.stages().iter().map(|s| s.scope).enumerate().collect();
         let model = |before: bool| {
             let of_model = stages.iter().filter(|(_, scope)| *scope != StageScope::Layer);
-            let part = of_model.filter(move |(rank, _)| is_before_layers(*rank, self.graph) == before);
+            let part = of_model.filter(move |(rank, _)| self.graph.is_before_layers(*rank) == before);
             part.map(|&(rank, _)| (self.model_row(), rank))
         };
         let layers = (0..self.layers.len()).flat_map(|row| {

@@ -9,7 +9,7 @@
 //! which the left run executed. A record that the left run lacks is placed by the vocabulary.
 
 use crate::records::Records;
-use bitnet_trace_schema::{RecordMeta, StageGraph, StageScope};
+use bitnet_trace_schema::{RecordMeta, StageGraph};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
 
@@ -238,23 +238,11 @@ fn merged(aligned: &[Aligned], extra: &[(usize, Option<usize>)], graph: &StageGr
     order
 }
 
-/// Visit, part of the model (before, in or after the layers), layer and rank of the stage.
-type Rank = (u32, u8, i32, usize);
+/// Visit, and place among the records of the token.
+type Rank = (u32, bitnet_trace_schema::Place);
 
 fn rank(entry: &Aligned, graph: &StageGraph) -> Option<Rank> {
-    let stage = graph.rank(&entry.key.stage)?;
-    let (part, layer) = match entry.key.layer {
-        layer @ 0.. => (1, layer),
-        _ if is_before_layers(stage, graph) => (0, 0),
-        _ => (2, 0),
-    };
-    Some((entry.visit, part, layer, stage))
-}
-
-/// Whether the stage of this rank comes before all layers.
-pub(crate) fn is_before_layers(rank: usize, graph: &StageGraph) -> bool {
-    let first = graph.stages().iter().position(|s| s.scope == StageScope::Layer);
-    first.is_none_or(|first| rank < first)
+    Some((entry.visit, graph.place(&entry.key.stage, entry.key.layer)?))
 }
 
 #[cfg(test)]

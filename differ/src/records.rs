@@ -36,6 +36,8 @@ pub enum Elements {
     Raw(Vec<u8>),
     /// Not recorded.
     Absent,
+    /// Never there: the record was imported, with a hash and an rms, by which it is compared.
+    Hashed,
 }
 
 impl Elements {
@@ -44,7 +46,7 @@ impl Elements {
         match self {
             Self::Stored(tensor) => tensor.values(),
             Self::Values(values) => Some(values),
-            Self::Raw(_) | Self::Absent => None,
+            Self::Raw(_) | Self::Absent | Self::Hashed => None,
         }
     }
 
@@ -53,7 +55,7 @@ impl Elements {
         match self {
             Self::Stored(tensor) => tensor.raw(),
             Self::Raw(bytes) => Some(bytes),
-            Self::Values(_) | Self::Absent => None,
+            Self::Values(_) | Self::Absent | Self::Hashed => None,
         }
     }
 
@@ -128,6 +130,9 @@ impl Records for StoredRecords {
     }
 
     fn elements(&self, row: usize) -> Result<Elements, StoreError> {
+        if self.run.manifest().imported.is_some() {
+            return Ok(Elements::Hashed);
+        }
         self.run.tensor(&self.rows[row]).map(Elements::Stored)
     }
 }

@@ -140,6 +140,7 @@ pub fn manifest(run: &str, engine: &str, prompt: u64, ids: &[i32]) -> Manifest {
         }],
         values: ValuesMode::Full,
         selection: None,
+        imported: None,
         observation: Observation::default(),
         records: 0,
         dropped: Dropped::default(),

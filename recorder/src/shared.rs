@@ -186,6 +186,7 @@ impl Shared {
             sequences: lock(&self.sequences).values().cloned().collect(),
             values: self.values,
             selection: self.selection.as_ref().map(Selection::to_string),
+            imported: None,
             observation: info.observation,
             records: parts.iter().map(|p| p.rows).sum(),
             dropped: lock(&self.dropped).clone(),

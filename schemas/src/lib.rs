@@ -7,7 +7,7 @@
 //! they feed each other; [`columns`] are the Parquet columns, [`levels`] the
 //! encoding of their nested `values`; [`run_dir`] names the files and
 //! [`INDEX_DDL`] the SQLite index that a reader keeps beside them. [`selection`] is the
-//! language that says which records a run keeps.
+//! language that says which records a run keeps, [`trace_file`] the format of the older tracing crate.
 //!
 //! The crate has no I/O and no threads: recorder and store both depend on it, and
 //! on nothing else of each other.
@@ -32,14 +32,15 @@ pub mod run_dir;
 pub mod selection;
 mod stage;
 mod stats;
+pub mod trace_file;
 
 pub use dtype::{DType, UnknownDType};
 pub use manifest::{
-    Dropped, Engine, Manifest, ManifestError, Model, Observation, Owner, PartEntry, RunState, Sequence,
-    Settings, ValuesMode, Writer,
+    Dropped, Engine, Imported, Manifest, ManifestError, Model, Observation, Owner, PartEntry, RunState,
+    Sequence, Settings, ValuesMode, Writer,
 };
 pub use record::RecordMeta;
-pub use stage::{Input, InputLayer, Stage, StageError, StageGraph, StageScope};
+pub use stage::{Input, InputLayer, Place, Stage, StageError, StageGraph, StageScope};
 pub use stats::Stats;
 
 /// The format version that this crate describes, as it stands in manifests and Parquet footers.

@@ -55,6 +55,9 @@ pub struct Manifest {
     /// The selection in force (`BITNET_TRACE_SELECT`), if not everything.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selection: Option<String>,
+    /// The files that the run was made from, if no recorder wrote it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub imported: Option<Imported>,
     /// How recording may have touched the engine's numbers.
     #[serde(default)]
     pub observation: Observation,
@@ -196,6 +199,21 @@ pub enum ValuesMode {
     Stats,
 }
 
+/// Files of another format that a run was made from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Imported {
+    /// Their format: [`TRACE`](Imported::TRACE).
+    pub format: String,
+    /// Their paths, in the order in which they were read.
+    pub files: Vec<String>,
+}
+
+impl Imported {
+    /// The format of [`trace_file`](crate::trace_file): such a run's records have a hash, an rms and whatever
+    /// other statistics the files held, and are compared by these only.
+    pub const TRACE: &str = "trace";
+}
+
 /// How recording may have touched the engine's numbers.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Observation {
@@ -328,6 +346,10 @@ mod tests {
             }],
             values: ValuesMode::Full,
             selection: None,
+            imported: Some(Imported {
+                format: Imported::TRACE.into(),
+                files: vec!["a.trace".into()],
+            }),
             observation: Observation::default(),
             records: 1,
             dropped: Dropped::default(),

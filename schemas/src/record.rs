@@ -29,7 +29,8 @@ pub struct RecordMeta {
     pub dtype: DType,
     /// Number of elements: the product of `shape`.
     pub num_elements: i64,
-    /// BLAKE3 of the slice's original bytes (contiguous, row-major, little-endian): 64 hex digits.
+    /// BLAKE3 of the slice's original bytes (contiguous, row-major, little-endian): 64 hex digits, or empty in an
+    /// imported run that does not know it.
     pub blake3: String,
     /// Statistics of the elements.
     pub stats: Stats,

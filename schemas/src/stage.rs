@@ -37,6 +37,15 @@ pub enum StageScope {
     AllLayers,
 }
 
+/// Where a record stands in the causal order of its token: before, in or after the layers, then by layer and
+/// stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Place {
+    part: u8,
+    layer: i32,
+    rank: usize,
+}
+
 /// An input of a stage.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Input {
@@ -191,6 +200,24 @@ impl StageGraph {
     /// Place of a stage in the causal order.
     pub fn rank(&self, name: &str) -> Option<usize> {
         self.stages.iter().position(|s| s.name == name)
+    }
+
+    /// Whether the stage of this rank comes before all layers.
+    pub fn is_before_layers(&self, rank: usize) -> bool {
+        let first = self.stages.iter().position(|s| s.scope == StageScope::Layer);
+        first.is_none_or(|first| rank < first)
+    }
+
+    /// Place of a record of `stage` and `layer` among those of its token; `None` for a stage that the
+    /// vocabulary lacks.
+    pub fn place(&self, stage: &str, layer: i32) -> Option<Place> {
+        let rank = self.rank(stage)?;
+        let (part, layer) = match layer {
+            0.. => (1, layer),
+            _ if self.is_before_layers(rank) => (0, 0),
+            _ => (2, 0),
+        };
+        Some(Place { part, layer, rank })
     }
 
     /// The stage that engines of `family` call `name`, made by the operation `op`.

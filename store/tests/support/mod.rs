@@ -215,6 +215,7 @@ pub fn manifest(run: &str) -> Manifest {
         sequences: vec![],
         values: ValuesMode::Full,
         selection: None,
+        imported: None,
         observation: Observation::default(),
         records: 0,
         dropped: Dropped::default(),

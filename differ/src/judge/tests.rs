@@ -265,3 +265,93 @@ fn elements_that_contradict_the_metadata_are_an_error() {
         })
     );
 }
+
+/// A record of which a `.trace` file told hash and rms.
+fn hashed(like: &(RecordMeta, Elements)) -> (RecordMeta, Elements) {
+    let mut meta = like.0.clone();
+    meta.stats = bitnet_trace_schema::Stats {
+        rms: meta.stats.rms,
+        ..Default::default()
+    };
+    (meta, Elements::Hashed)
+}
+
+#[test]
+fn a_hash_and_an_rms_decide_by_the_hash_first() {
+    let (a, b) = (record("x", &[2], &[1.0, 2.0]), record("x", &[2], &[2.0, 1.0]));
+    let far = record("x", &[2], &[1.0, 2.1]);
+    let gates = Gates::rel_l2(1e-4);
+    let text = |l: &(RecordMeta, Elements), r: &(RecordMeta, Elements)| {
+        let outcome = verdict(l, r, &gates, false);
+        (
+            outcome.verdict,
+            outcome.reason.map(|r| r.to_string()).unwrap_or_default(),
+        )
+    };
+    assert_eq!(text(&a, &hashed(&a)), (Verdict::Identical, String::new()));
+    for (l, r) in [(&a, &hashed(&b)), (&hashed(&b), &a), (&hashed(&a), &hashed(&b))] {
+        let (verdict, reason) = text(l, r);
+        assert_eq!(verdict, Verdict::Diverged);
+        assert!(
+            reason.starts_with("the hashes differ, the rms does not"),
+            "{reason}"
+        );
+    }
+    assert_eq!(
+        text(&hashed(&a), &hashed(&far)),
+        (
+            Verdict::Diverged,
+            "relative L2 4e-2 > 1e-4 at least (from the statistics)".into()
+        )
+    );
+}
+
+#[test]
+fn what_a_file_did_not_tell_of_a_record_is_not_taken_for_a_finding() {
+    let gates = Gates::rel_l2(1e-4);
+    let full = record("x", &[3], &[1.0, NAN, 2.0]);
+    let of = |l: &(RecordMeta, Elements), r: &(RecordMeta, Elements)| verdict(l, r, &gates, false);
+    // The file's rms is null, and its count of NaN unknown: 0 against 1 is no difference.
+    let mut null = hashed(&full);
+    null.0.stats.rms = None;
+    assert_eq!(of(&full, &null).verdict, Verdict::Identical);
+    null.0.blake3 = "0".repeat(64);
+    assert_eq!(
+        of(&full, &null).reason,
+        Some(Reason::HashAndRms { rms: None }),
+        "and not other counts of NaN"
+    );
+    let mut unhashed = hashed(&record("x", &[2], &[1.0, 2.0]));
+    unhashed.0.blake3 = String::new();
+    let other = of(&record("x", &[2], &[2.0, 1.0]), &unhashed);
+    assert!(
+        matches!(other.reason, Some(Reason::NoValues { rms: Some(0.0), .. })),
+        "an equal rms is no match: {other:?}"
+    );
+    let shapes = of(
+        &record("x", &[2, 3], &[0.0; 6]),
+        &hashed(&record("x", &[3, 2], &[0.0; 6])),
+    );
+    assert!(matches!(shapes.reason, Some(Reason::Shapes { .. })));
+}
+
+#[test]
+fn a_hash_of_widened_elements_is_held_against_widened_elements() {
+    let wide = record("x", &[2], &[1.0, 2.5]);
+    let bytes: Vec<u8> = [1.0f32, 2.5].iter().flat_map(|x| x.to_le_bytes()).collect();
+    let mut hash = hashed(&wide);
+    hash.0.blake3 = blake3::hash(&bytes).to_hex().to_string();
+    let mut half = wide.clone();
+    half.0.dtype = DType::F16;
+    half.0.blake3 = "1".repeat(64);
+    let gates = Gates::rel_l2(1e-4);
+    for (l, r) in [(&half, &hash), (&hash, &half)] {
+        assert_eq!(verdict(l, r, &gates, false).verdict, Verdict::Identical);
+    }
+    // Two hashes of different bytes say nothing of each other.
+    let outcome = verdict(&hashed(&half), &hash, &gates, false);
+    assert!(
+        matches!(outcome.reason, Some(Reason::NoValues { .. })),
+        "{outcome:?}"
+    );
+}
