@@ -25,6 +25,8 @@
 
 pub mod columns;
 mod dtype;
+#[cfg(feature = "part")]
+pub mod journal;
 pub mod levels;
 mod manifest;
 mod record;

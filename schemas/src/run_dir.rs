@@ -6,6 +6,8 @@ pub const MANIFEST: &str = "run.json";
 pub const INDEX: &str = "index.sqlite";
 /// Ending of a part that is being written.
 pub const OPEN_SUFFIX: &str = ".open";
+/// Ending of the journal of a part that is being written.
+pub const JOURNAL_SUFFIX: &str = ".journal";
 /// Longest run name, in bytes.
 pub const MAX_RUN_NAME: usize = 128;
 

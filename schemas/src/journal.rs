@@ -1,0 +1,74 @@
+//! The journal of a part: what a part that is being written does not say of itself until its end.
+//!
+//! Values are streamed to `part-NNNNN.parquet.open`, but names, shapes, hashes and statistics are kept in
+//! memory until their row group ends, and the footer until the part does. They are appended to
+//! `part-NNNNN.parquet.journal` as well, so that a process may die at any moment and a reader can still
+//! finish the part. `FORMAT.md` describes the bytes. This module makes and reads them; it opens no file.
+//!
+//! # How a writer appends
+//! 1. Create the file, write [`header`] to it.
+//! 2. For every row given to the part: [`PendingRows::push`]. It copies the row's scalars and its raw bytes,
+//!    not its values, into a buffer that is used again: no allocation in steady state.
+//! 3. When a page was written to the part: write [`PendingRows::page`] (which needs [`checksum`] of the
+//!    page's bytes), then [`PendingRows::clear`]. All pending rows must be those of that page.
+//! 4. When rows have waited long for their page: write what [`PendingRows::rows`] returns. It holds the rows
+//!    that no entry has told yet, and their values; call it as often as wanted. The next page supersedes it.
+//! 5. When token ids came: write [`tokens`] before the rows that come after them.
+//!
+//! A row is safe from the death of its process when its entry was written (`write` returned), and from a
+//! power loss when the part's file and then the journal's were forced to disk.
+//!
+//! # How a reader replays
+//! [`Reader::next`] returns entry after entry, up to the first that is torn or was not written by this
+//! module; [`Reader::torn`] says where and why. Then:
+//! 1. Pages, in order, up to the first whose bytes in the part have another [`checksum`]: behind the last
+//!    good one the part's file is cut. What came after a page that is not good is not used.
+//! 2. The rows of all [`Entry::Rows`] behind the last page, in order: they are one more page of their group.
+//! 3. Row groups are the pages of the same `group`. Their scalar columns and the footer are written behind.
+//! 4. Token ids by [`Tokens::replay`].
+
+mod decode;
+mod encode;
+mod row;
+#[cfg(test)]
+mod tests;
+
+pub use decode::{Entry, JournalError, Page, Reader, RowData, Rows, Tokens, Torn};
+pub use encode::{PageAt, PendingRows, PushError, header, tokens};
+
+use std::hash::Hasher;
+use twox_hash::xxhash3_64::{Hasher as Xxh3, RawHasher, SecretBuffer};
+
+/// First bytes of a journal.
+pub const MAGIC: [u8; 8] = *b"BNTJRNL1";
+/// Most bytes of an entry's payload: the raw bytes of the largest tensor, and as much again as a page's rows take.
+pub const MAX_PAYLOAD: u32 = (1 << 31) + (128 << 20);
+
+/// Bytes before a payload: its length, its checksum.
+const FRAME: usize = 4 + 8;
+/// First byte of a payload.
+const HEADER: u8 = 1;
+const PAGE: u8 = 2;
+const ROWS: u8 = 3;
+const TOKENS: u8 = 4;
+
+/// XXH3 (64 bits, no seed) of `pieces` put one behind the other.
+///
+/// ```
+/// use bitnet_trace_schema::journal::checksum;
+/// assert_eq!(checksum(&[b"head", b"values"]), checksum(&[b"headvalues"]));
+/// ```
+pub fn checksum(pieces: &[&[u8]]) -> u64 {
+    if let [all] = pieces {
+        return Xxh3::oneshot(all);
+    }
+    // the library allocates its secret otherwise; 192 bytes are what it takes
+    let Ok(secret) = SecretBuffer::with_seed(0, [0u8; 192]) else {
+        return Xxh3::oneshot(&pieces.concat());
+    };
+    let mut hasher = RawHasher::new(secret);
+    for piece in pieces {
+        hasher.write(piece);
+    }
+    hasher.finish()
+}
