@@ -115,6 +115,9 @@ pub enum TensorError {
     /// There is no memory for a copy.
     #[error("no memory for a copy of {0} bytes")]
     OutOfMemory(usize),
+    /// The queue is full, and the recorder is not to wait.
+    #[error("the queue is full")]
+    QueueFull,
     /// More tokens than a batch can have.
     #[error("{0} tokens along the token axis; at most 1048576 are taken")]
     TooManyTokens(usize),
@@ -154,6 +157,7 @@ impl TensorError {
             Self::Position(_) => "not a token position".into(),
             Self::TooLarge(_) => "2 GiB or more".into(),
             Self::OutOfMemory(_) => "no memory for a copy".into(),
+            Self::QueueFull => "queue full".into(),
             Self::TooManyTokens(_) => "too many tokens".into(),
             Self::DType(name) => format!("dtype {name}"),
             Self::Unreadable(_) => "data could not be read".into(),

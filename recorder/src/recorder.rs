@@ -271,11 +271,9 @@ impl Handle {
             return Ok(());
         }
         let queue = &self.shared.queue;
-        let mut slot = queue
-            .reserve(plan.bytes, plan.beside(tap))
-            .ok_or(TensorError::Closed)?;
-        slot.job.fill(tap, view, &plan)?;
-        slot.push().then_some(()).ok_or(TensorError::Closed)
+        let mut slot = queue.reserve(plan.bytes, plan.beside(tap))?;
+        slot.job().fill(tap, view, &plan)?;
+        slot.push()
     }
 
     /// Whether this is the process that started the recorder. A forked child has no writer thread, and a

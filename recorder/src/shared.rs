@@ -1,6 +1,8 @@
 //! What engine threads and the writer thread share: the queue, what is known of the run, what was lost.
 
-use crate::{Engine, RunInfo, TensorError, Values, builder::Fixed, lock, process, queue::Queue};
+use crate::{
+    Engine, RunInfo, TensorError, Values, builder::Fixed, lock, process, queue::Queue, queue::WhenFull,
+};
 use bitnet_trace_schema::selection::Selection;
 use bitnet_trace_schema::{Dropped, FORMAT_VERSION, Manifest, Owner, PartEntry, RunState, Sequence, Writer};
 use std::collections::BTreeMap;
@@ -56,7 +58,7 @@ impl Shared {
                 name: env!("CARGO_PKG_NAME").into(),
                 version: version.into(),
             },
-            queue: Queue::new(builder.queue_bytes),
+            queue: Queue::new(builder.queue_bytes, WhenFull::Wait),
             values: builder.values,
             selection: builder.selection.ok().flatten(),
             on: AtomicBool::new(true),

@@ -7,7 +7,7 @@ mod part;
 mod scalars;
 mod visits;
 
-use crate::{DType, Error, Layout, Values, job::Job, lock, shared::Shared, signals};
+use crate::{DType, Error, Layout, Values, job::Job, lock, queue::Popped, shared::Shared, signals};
 use bitnet_trace_schema::{RecordMeta, RunState, Stats};
 use half::slice::HalfFloatSliceExt;
 use part::{Part, PartError, Row};
@@ -15,7 +15,11 @@ use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 use visits::Visits;
+
+/// How long the writer waits for tensors before it looks after what else there is.
+const IDLE: Duration = Duration::from_secs(1);
 
 /// Writes the first manifest and starts the writer thread, which ends when the queue is closed.
 ///
@@ -120,9 +124,18 @@ impl<'a> Writer<'a> {
     }
 
     fn jobs(&mut self) -> Result<(), PartError> {
-        while let Some(job) = self.shared.queue.pop() {
-            self.job(&job)?;
-            self.shared.queue.recycle(job);
+        let queue = &self.shared.queue;
+        loop {
+            match queue.pop(IDLE) {
+                Popped::Job(job) => {
+                    self.job(&job)?;
+                    let room = job.reserved;
+                    queue.recycle(job);
+                    queue.release(room);
+                }
+                Popped::Idle => {}
+                Popped::Closed => break,
+            }
         }
         match self.shared.queue.filling() {
             0 => {}
@@ -263,15 +276,15 @@ mod tests {
             let view = TensorView::new(DType::F32, &[4], bytes);
             let plan = Plan::new(&tap, &view, None).expect("a tensor");
             let mut slot = shared.queue.reserve(plan.bytes, 0).expect("open");
-            slot.job.fill(&tap, &view, &plan).expect("memory");
+            slot.job().fill(&tap, &view, &plan).expect("memory");
             if seq == 3 {
-                slot.job.data.clear(); // a defect
+                slot.job().data.clear(); // a defect
             }
-            assert!(slot.push());
+            slot.push().expect("open");
         }
         let writer = spawn(Arc::clone(&shared), layout).expect("a thread");
         writer.join().expect("it ends as ever");
-        assert!(shared.queue.reserve(1, 0).is_none());
+        assert!(shared.queue.reserve(1, 0).is_err());
         let text = std::fs::read_to_string(dir.path().join("run.json")).expect("a manifest");
         assert!(text.contains("the writer thread panicked"), "{text}");
         let manifest = shared.manifest(RunState::Failed);
