@@ -23,8 +23,9 @@
 //! module; [`Reader::torn`] says where and why. Then:
 //! 1. Pages, in order, up to the first whose bytes in the part have another [`checksum`]: behind the last
 //!    good one the part's file is cut. What came after a page that is not good is not used.
-//! 2. The rows of all [`Entry::Rows`] behind the last page, in order: they are one more page of their group.
-//! 3. Row groups are the pages of the same `group`. Their scalar columns and the footer are written behind.
+//! 2. The rows of all [`Entry::Rows`] behind the last page, in order: they make one more page.
+//! 3. A page that does not begin where the one before ends begins a row group. The scalar columns of all
+//!    groups and the footer are written behind the last page.
 //! 4. Token ids by [`Tokens::replay`].
 
 mod decode;

@@ -56,8 +56,6 @@ pub struct Page<'a> {
 /// Rows of an entry.
 #[derive(Debug, Clone)]
 pub struct Rows<'a> {
-    /// Number of their row group.
-    pub group: u32,
     left: u32,
     rows: &'a [u8],
     /// The values of the rows to come, where the entry has them.
@@ -240,16 +238,13 @@ fn parse<'a>(mut from: &'a [u8], scratch: &mut RecordMeta) -> Result<Entry<'a>, 
     let [kind] = take_array(&mut from)?;
     match kind {
         PAGE => {
-            let group = u32::from_le_bytes(take_array(&mut from)?);
             let at = PageAt {
-                group,
                 offset: u64::from_le_bytes(take_array(&mut from)?),
                 bytes: u32::from_le_bytes(take_array(&mut from)?),
                 checksum: u64::from_le_bytes(take_array(&mut from)?),
             };
             let left = u32::from_le_bytes(take_array(&mut from)?);
             let rows = Rows {
-                group,
                 left,
                 rows: from,
                 values: None,
@@ -264,10 +259,8 @@ fn parse<'a>(mut from: &'a [u8], scratch: &mut RecordMeta) -> Result<Entry<'a>, 
             Ok(Entry::Page(Page { at, rows }))
         }
         ROWS => {
-            let group = u32::from_le_bytes(take_array(&mut from)?);
             let left = u32::from_le_bytes(take_array(&mut from)?);
             let mut rows = Rows {
-                group,
                 left,
                 rows: from,
                 values: None,

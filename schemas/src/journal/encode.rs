@@ -6,16 +6,14 @@ use crate::RecordMeta;
 use crate::levels::RowLen;
 use std::ops::Range;
 
-/// Bytes before the rows of a page: kind, group, offset, bytes, checksum, number of rows.
-const PAGE_HEAD: usize = 1 + 4 + 8 + 4 + 8 + 4;
+/// Bytes before the rows of a page: kind, offset, bytes, checksum, number of rows.
+const PAGE_HEAD: usize = 1 + 8 + 4 + 8 + 4;
 /// A buffer that grew beyond this, by large raw tensors, is given back.
 const KEEP: usize = 8 << 20;
 
 /// A page in the part's file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PageAt {
-    /// Number of its row group in the part, from 0.
-    pub group: u32,
     /// Byte offset of the page's header.
     pub offset: u64,
     /// Bytes of header, levels and values.
@@ -153,23 +151,21 @@ impl PendingRows {
     pub fn page(&mut self, at: &PageAt) -> &[u8] {
         let head = &mut self.entry[FRAME..][..PAGE_HEAD];
         head[0] = PAGE;
-        head[1..5].copy_from_slice(&at.group.to_le_bytes());
-        head[5..13].copy_from_slice(&at.offset.to_le_bytes());
-        head[13..17].copy_from_slice(&at.bytes.to_le_bytes());
-        head[17..25].copy_from_slice(&at.checksum.to_le_bytes());
-        head[25..29].copy_from_slice(&self.rows.to_le_bytes());
+        head[1..9].copy_from_slice(&at.offset.to_le_bytes());
+        head[9..13].copy_from_slice(&at.bytes.to_le_bytes());
+        head[13..21].copy_from_slice(&at.checksum.to_le_bytes());
+        head[21..25].copy_from_slice(&self.rows.to_le_bytes());
         frame(&mut self.entry);
         &self.entry
     }
 
-    /// Appends the entry of the rows that no entry has told yet, which will belong to row group `group`,
-    /// with their values. `values` are the bytes of the floats of all rows since [`clear`](Self::clear), one behind
+    /// Appends the entry of the rows that no entry has told yet, with their values. `values` are the bytes of the floats of all rows since [`clear`](Self::clear), one behind
     /// the other; those of rows that were told before are not read. Nothing is appended where all rows
     /// are told.
     ///
     /// # Errors
     /// [`PushError::TooLarge`], [`PushError::Memory`]; nothing is appended.
-    pub fn rows(&mut self, group: u32, values: &[u8], out: &mut Vec<u8>) -> Result<(), PushError> {
+    pub fn rows(&mut self, values: &[u8], out: &mut Vec<u8>) -> Result<(), PushError> {
         let (start, first, float) = self.untold;
         if first == self.rows {
             return Ok(());
@@ -181,7 +177,6 @@ impl PendingRows {
         }
         out.try_reserve(size).map_err(|_| PushError::Memory(size))?;
         entry(ROWS, out, |out| {
-            out.extend_from_slice(&group.to_le_bytes());
             out.extend_from_slice(&(self.rows - first).to_le_bytes());
             out.extend_from_slice(&self.entry[start..]);
             out.extend_from_slice(&values[range]);

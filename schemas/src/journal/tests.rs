@@ -36,7 +36,7 @@ type Row = (RecordMeta, RowLen, Option<Vec<u8>>, Option<Vec<u8>>);
 #[derive(Debug, PartialEq)]
 enum Owned {
     Page(PageAt, Vec<Row>),
-    Rows(u32, Vec<Row>),
+    Rows(Vec<Row>),
     Tokens(i32, i64, u64, Vec<i32>),
 }
 
@@ -61,7 +61,7 @@ fn read(bytes: &[u8]) -> Result<(Vec<Owned>, Option<Torn>), JournalError> {
     while let Some(entry) = reader.next()? {
         found.push(match entry {
             Entry::Page(page) => Owned::Page(page.at, owned(page.rows)),
-            Entry::Rows(rows) => Owned::Rows(rows.group, owned(rows)),
+            Entry::Rows(rows) => Owned::Rows(owned(rows)),
             Entry::Tokens(t) => Owned::Tokens(t.request, t.first_seq, t.rewrites, t.ids().collect()),
         });
     }
@@ -69,7 +69,6 @@ fn read(bytes: &[u8]) -> Result<(Vec<Owned>, Option<Torn>), JournalError> {
 }
 
 const AT: PageAt = PageAt {
-    group: 2,
     offset: 1 << 33,
     bytes: 4096,
     checksum: 42,
@@ -85,10 +84,10 @@ fn sample() -> (Vec<u8>, Vec<usize>) {
     let mut pending = PendingRows::default();
     pending.push(&meta(0, "a"), Some(2), None).unwrap();
     pending.push(&meta(1, "b"), None, Some(b"raw")).unwrap();
-    pending.rows(2, b"12345678", &mut out).unwrap();
+    pending.rows(b"12345678", &mut out).unwrap();
     ends.push(out.len());
     pending.push(&meta(2, "c"), Some(1), Some(b"")).unwrap();
-    pending.rows(2, b"123456789abc", &mut out).unwrap();
+    pending.rows(b"123456789abc", &mut out).unwrap();
     ends.push(out.len());
     out.extend(pending.page(&AT));
     ends.push(out.len());
@@ -113,14 +112,11 @@ fn entries_are_read_as_they_were_written() {
     };
     let expected = vec![
         Owned::Tokens(1, 5, 2, vec![7, -1, i32::MAX]),
-        Owned::Rows(
-            2,
-            vec![
-                row(0, "a", Some(2), Some(b"12345678"), None),
-                row(1, "b", None, None, Some(b"raw")),
-            ],
-        ),
-        Owned::Rows(2, vec![row(2, "c", Some(1), Some(b"9abc"), Some(b""))]),
+        Owned::Rows(vec![
+            row(0, "a", Some(2), Some(b"12345678"), None),
+            row(1, "b", None, None, Some(b"raw")),
+        ]),
+        Owned::Rows(vec![row(2, "c", Some(1), Some(b"9abc"), Some(b""))]),
         Owned::Page(
             AT,
             vec![
@@ -205,16 +201,16 @@ fn every_malformed_entry_is_named() {
         Some("not as many values as its rows say")
     );
     assert_eq!(
-        edit(4, &|p| p[13..17].copy_from_slice(&11u32.to_le_bytes())),
+        edit(4, &|p| p[9..13].copy_from_slice(&11u32.to_le_bytes())),
         Some("more values than their page has bytes")
     );
-    assert_eq!(edit(4, &|p| p[25..29].fill(0)), Some("no rows"));
-    assert_eq!(edit(4, &|p| p[25] = 4), Some("it ends inside a field"));
-    // the first row begins at 29: flags, seq, layer, then the length of the stage
-    assert_eq!(edit(4, &|p| p[33] = 0xff), Some("a text that is not UTF-8"));
+    assert_eq!(edit(4, &|p| p[21..25].fill(0)), Some("no rows"));
+    assert_eq!(edit(4, &|p| p[21] = 4), Some("it ends inside a field"));
+    // the first row begins at 25: flags, seq, layer, then the length of the stage
+    assert_eq!(edit(4, &|p| p[29] = 0xff), Some("a text that is not UTF-8"));
     assert_eq!(
         edit(4, &|p| {
-            p.splice(32..33, [0xff, 0x7f]);
+            p.splice(28..29, [0xff, 0x7f]);
         }),
         Some("bytes longer than their entry")
     );
@@ -228,13 +224,13 @@ fn every_malformed_entry_is_named() {
     );
     assert_eq!(
         edit(4, &|p| {
-            p.splice(30..31, [0xff; 10]);
+            p.splice(26..27, [0xff; 10]);
         }),
         Some("a number of more than 64 bits")
     );
     assert_eq!(
         edit(4, &|p| {
-            p.splice(31..32, [0x80, 0x80, 0x80, 0x80, 0x20]);
+            p.splice(27..28, [0x80, 0x80, 0x80, 0x80, 0x20]);
         }),
         Some("a number of more than 32 bits")
     );
@@ -332,8 +328,8 @@ proptest! {
         pending.push(&row, Some(4), raw.as_deref()).unwrap();
         let mut out = vec![];
         header("a", 0, "", &mut out);
-        pending.rows(0, &[5; 16], &mut out).unwrap();
-        let expected = vec![Owned::Rows(0, vec![(row, Some(4), Some(vec![5; 16]), raw)])];
+        pending.rows(&[5; 16], &mut out).unwrap();
+        let expected = vec![Owned::Rows(vec![(row, Some(4), Some(vec![5; 16]), raw)])];
         prop_assert_eq!(read(&out).unwrap(), (expected, None));
     }
 }
