@@ -2,6 +2,7 @@
 // under the names of today. CMake finds out which ones this llama.h has.
 #pragma once
 
+#include <ggml-backend.h>
 #include <llama.h>
 
 #include <cstdint>
@@ -69,6 +70,47 @@ inline std::int32_t train_context(const llama_model *model) {
     return llama_n_ctx_train(model);
 #endif
 }
+
+// Threads that stay between forward calls. Without them ggml makes new ones for every graph it computes, and an
+// observed graph is computed in hundreds of pieces. Null where the engine has none, or can't make them: it then
+// computes as before. The functions are those of the CPU backend, which may be a plug-in.
+class ThreadPool {
+public:
+    ThreadPool() = default;
+    ~ThreadPool() { reset(); }
+    ThreadPool(const ThreadPool &) = delete;
+    ThreadPool &operator=(const ThreadPool &) = delete;
+
+#ifdef LLAMA_HAS_THREADPOOL
+    void attach(llama_context *context, int threads) {
+        reset();
+        ggml_backend_dev_t cpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
+        ggml_backend_reg_t backend = cpu ? ggml_backend_dev_backend_reg(cpu) : nullptr;
+        if (!backend) return;
+        using New = ggml_threadpool *(*)(ggml_threadpool_params *);
+        const auto make = reinterpret_cast<New>(ggml_backend_reg_get_proc_address(backend, "ggml_threadpool_new"));
+        free_ = reinterpret_cast<Free>(ggml_backend_reg_get_proc_address(backend, "ggml_threadpool_free"));
+        if (!make || !free_) return;
+        ggml_threadpool_params params = ggml_threadpool_params_default(threads);
+        pool_ = make(&params);
+        if (pool_) llama_attach_threadpool(context, pool_, nullptr);
+    }
+
+private:
+    using Free = void (*)(ggml_threadpool *);
+    void reset() {
+        if (pool_) free_(pool_);
+        pool_ = nullptr;
+    }
+    Free free_ = nullptr;
+    ggml_threadpool *pool_ = nullptr;
+#else
+    void attach(llama_context *, int) {}
+
+private:
+    void reset() {}
+#endif
+};
 
 inline bool has_encoder(const llama_model *model) { return llama_model_has_encoder(model); }
 

@@ -154,6 +154,7 @@ void Engine::start(std::size_t positions, EvalCallback callback) {
         throw EngineError("llama.cpp could not make a context with these settings (bitnet.cpp's has no F32 cache without flash attention: "
                           "try --kv-type f16)" + logged());
     }
+    threads_.attach(context_.get(), args_.threads);
     next_ = 0;
 }
 

@@ -56,6 +56,7 @@ private:
 
     Args args_;
     std::unique_ptr<llama_model, ModelDeleter> model_;
+    compat::ThreadPool threads_;  // outlives the context that computes with it
     std::unique_ptr<llama_context, ContextDeleter> context_;
     compat::Vocab vocab_ = nullptr;
     llama_pos next_ = 0;
