@@ -34,7 +34,7 @@ struct View {
 
 struct Item {
     const char *stage = nullptr;
-    std::string name;
+    const char *name = nullptr; /* the node's own, which is gone after the callback: Held keeps it */
     const char *op = nullptr;
     std::int32_t layer = -1;
     std::int32_t token_axis = 0;
@@ -115,9 +115,25 @@ private:
     /* More than this is not held back for positions that may never come. */
     static constexpr std::size_t held_limit = std::size_t{64} << 20;
 
+    /* A tensor that is recorded later: its name and its bytes are gone by then. */
     struct Held {
         Item item;
+        std::string name;
         std::vector<std::uint8_t> bytes;
+
+        void keep(const Item &from) {
+            item = from;
+            name = from.name;
+            const auto *data = static_cast<const std::uint8_t *>(from.view.data);
+            bytes.assign(data, data + from.view.size);
+        }
+
+        Item kept() const {
+            Item out = item;
+            out.name = name.c_str();
+            out.view.data = bytes.data();
+            return out;
+        }
     };
 
     static bool is_output_rows(const ggml_tensor *t) {
@@ -203,9 +219,8 @@ private:
         std::vector<Held> held;
         held.swap(held_);
         held_bytes_ = 0;
-        for (Held &one : held) {
-            one.item.view.data = one.bytes.data();
-            if (wants(recorder, one.item.stage, one.item.layer)) record(recorder, one.item);
+        for (const Held &one : held) {
+            if (wants(recorder, one.item.stage, one.item.layer)) record(recorder, one.kept());
         }
     }
 
@@ -291,7 +306,7 @@ private:
             view.shape[i] = t->ne[view.n_dims - 1 - i];
             view.strides[i] = static_cast<std::int64_t>(t->nb[view.n_dims - 1 - i]);
         }
-        if (!positions_known_) return hold(recorder, std::move(item));
+        if (!positions_known_) return hold(recorder, item);
         if (selected) record(recorder, item);
         if (may_be_last) keep_last_layer(item);
     }
@@ -309,23 +324,19 @@ private:
         view.shape[1] = t->ne[0] * t->ne[1];
         view.strides[0] = static_cast<std::int64_t>(t->nb[2]);
         view.strides[1] = static_cast<std::int64_t>(t->nb[0]);
-        if (!positions_known_) return hold(recorder, std::move(item));
+        if (!positions_known_) return hold(recorder, item);
         record(recorder, item);
     }
 
-    void hold(bnt_recorder *recorder, Item item) {
-        Held held{std::move(item), {}};
-        const View &view = held.item.view;
-        const auto *data = static_cast<const std::uint8_t *>(view.data);
-        held.bytes.assign(data, data + view.size);
-        held_bytes_ += view.size;
-        const bool late = held.item.layer > 0 || view.n_dims == 3 || held_bytes_ > held_limit ||
-                          (held.item.layer < 0 && std::string_view(held.item.stage) != "embeddings");
-        held_.push_back(std::move(held));
+    void hold(bnt_recorder *recorder, const Item &item) {
+        held_.emplace_back().keep(item);
+        held_bytes_ += item.view.size;
+        const bool late = item.layer > 0 || item.view.n_dims == 3 || held_bytes_ > held_limit ||
+                          (item.layer < 0 && std::string_view(item.stage) != "embeddings");
         if (late) count_positions(recorder);
     }
 
-    void record(bnt_recorder *recorder, Item &item) {
+    void record(bnt_recorder *recorder, Item item) {
         View &view = item.view;
         const Rows *rows = rows_for(view.shape[item.token_axis]);
         if (!rows) return refuse(recorder, item, "rows match neither the tokens nor the kept rows");
@@ -335,16 +346,18 @@ private:
             if (!cells_are_positions() || seen > view.shape[2]) return refuse(recorder, item, "keys are not in the order of positions");
             view.shape[2] = seen;  // the cache is padded; what the batch saw ends here
         }
-        send(recorder, item, *rows, scores ? 2 : -1);
+        send(recorder, item, *rows, 0, rows->positions.size(), scores ? 2 : -1);
     }
 
-    void send(bnt_recorder *recorder, const Item &item, const Rows &rows, std::int32_t causal_axis) {
-        bnt_tap tap = bnt_tap_make(item.stage, item.layer, rows.positions.front());
-        tap.name = item.name.c_str();
+    /* The item's tokens are `count` of the rows from `first` on. */
+    void send(bnt_recorder *recorder, const Item &item, const Rows &rows, std::size_t first, std::size_t count,
+              std::int32_t causal_axis) {
+        bnt_tap tap = bnt_tap_make(item.stage, item.layer, rows.positions[first]);
+        tap.name = item.name;
         tap.op = item.op;
-        tap.positions = rows.positions.data();
-        tap.requests = rows.requests.data();
-        tap.n_tokens = rows.positions.size();
+        tap.positions = rows.positions.data() + first;
+        tap.requests = rows.requests.data() + first;
+        tap.n_tokens = count;
         tap.token_axis = item.token_axis;
         tap.causal_axis = causal_axis;
         bnt_tensor tensor = bnt_tensor_make(item.view.dtype, item.view.data, item.view.size, item.view.n_dims, item.view.shape);
@@ -383,28 +396,22 @@ private:
             view.data = static_cast<const std::uint8_t *>(bytes.data) + offset;
             view.size = bytes.size - offset;
             view.shape[0] = static_cast<std::int64_t>(end - first);
-            Rows rows;
-            rows.positions.assign(all_.positions.begin() + static_cast<std::ptrdiff_t>(first), all_.positions.begin() + static_cast<std::ptrdiff_t>(end));
-            rows.requests.assign(all_.requests.begin() + static_cast<std::ptrdiff_t>(first), all_.requests.begin() + static_cast<std::ptrdiff_t>(end));
-            send(recorder, item, rows, -1);
+            send(recorder, item, all_, first, end - first, -1);
             first = end;
         }
     }
 
     /* A layer's output is the last one's only when the next node is none of a layer: so it is kept. */
     void keep_last_layer(const Item &item) {
-        const auto *data = static_cast<const std::uint8_t *>(item.view.data);
-        last_layer_.bytes.assign(data, data + item.view.size);
-        last_layer_.item = item;
+        last_layer_.keep(item);
     }
 
     void record_all_layers(bnt_recorder *recorder, const Alias &alias) {
         if (!last_layer_.item.stage || is_stage(alias, "embeddings")) return;
-        Item item = std::move(last_layer_.item);
+        Item item = last_layer_.kept();
         last_layer_.item.stage = nullptr;
         item.stage = "all_layers_out";
         item.layer = -2;
-        item.view.data = last_layer_.bytes.data();
         record(recorder, item);
     }
 

@@ -23,7 +23,7 @@ enum class Scope : std::uint8_t { model, layer };
 
 struct Alias {
     const char *stage;
-    const char *name; /* without the "-<layer>" ending */
+    std::string_view name; /* without the "-<layer>" ending */
     const char *op;   /* as ggml_op_name says it */
     Scope scope;
     Layout layout;
