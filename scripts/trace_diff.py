@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """First divergence between two traces: python3 scripts/trace_diff.py RUST CPP
 
-RUST and CPP are run directories (run=<name>) or databases (their newest run is taken). The comparison is
+RUST and CPP are run directories (run=<name>), databases (their newest run is taken), or folders of .trace
+files, one JSON object a line or one a file, which are compared by hash and rms. The comparison is
 `bitnet-diff first`; this script finds or builds that program and passes everything else on, so that there is
 one comparison and one set of exit codes: 0 match, 1 divergence, 2 error.
 """

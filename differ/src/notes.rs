@@ -29,6 +29,13 @@ pub fn notes(left: &Side<'_>, right: &Side<'_>, ids: &TokenIds, tolerance: &Tole
         if let Some(Note { kind, message }) = incomplete(side, name) {
             add(kind, message);
         }
+        if let Some(imported) = &side.manifest.imported {
+            let files = num::plural(imported.files.len() as u64, ".trace file");
+            add(
+                "imported",
+                format!("{name} comes from {files}, without values: compared by hash and rms only"),
+            );
+        }
         if side.manifest.observation.positions_counted {
             let message =
                 format!("{name}: positions were counted by the recorder, since the graph did not show them");

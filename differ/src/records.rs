@@ -1,7 +1,7 @@
 //! Where records come from: a stored run, or memory.
 
 use bitnet_trace_schema::{DType, Manifest, RecordMeta};
-use bitnet_trace_store::{Filter, Row, Run, StoreError, TensorRef};
+use bitnet_trace_store::{Filter, Row, Run, StoreError, TensorRef, Traces};
 
 /// The records of one run, or those of them that a filter takes.
 ///
@@ -134,6 +134,49 @@ impl Records for StoredRecords {
             return Ok(Elements::Hashed);
         }
         self.run.tensor(&self.rows[row]).map(Elements::Stored)
+    }
+}
+
+/// The records of `.trace` files that a filter takes.
+#[derive(Debug)]
+pub struct TraceRecords {
+    path: String,
+    manifest: Manifest,
+    rows: Vec<RecordMeta>,
+}
+
+impl TraceRecords {
+    /// The records of `traces`, found at `path`, as a run of this name.
+    pub fn new(traces: Traces, path: String, name: &str, filter: &Filter) -> Self {
+        let manifest = traces.manifest(name);
+        let mut rows = traces.records;
+        rows.retain(|meta| filter.takes(meta));
+        Self { path, manifest, rows }
+    }
+
+    /// The files as a side of a comparison.
+    pub fn side(&self) -> Side<'_> {
+        Side {
+            name: &self.manifest.run,
+            path: self.path.clone(),
+            manifest: &self.manifest,
+            records: self,
+            incomplete: Vec::new(),
+        }
+    }
+}
+
+impl Records for TraceRecords {
+    fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    fn meta(&self, row: usize) -> &RecordMeta {
+        &self.rows[row]
+    }
+
+    fn elements(&self, _row: usize) -> Result<Elements, StoreError> {
+        Ok(Elements::Hashed)
     }
 }
 

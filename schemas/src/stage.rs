@@ -46,6 +46,17 @@ pub struct Place {
     rank: usize,
 }
 
+impl Place {
+    /// The place after every stage of a layer.
+    pub fn end_of_layer(layer: i32) -> Self {
+        Self {
+            part: 1,
+            layer,
+            rank: usize::MAX,
+        }
+    }
+}
+
 /// An input of a stage.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Input {

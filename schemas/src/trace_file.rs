@@ -86,7 +86,8 @@ pub struct TraceFiles {
 struct Found {
     meta: RecordMeta,
     op_index: Option<i64>,
-    /// Place in the vocabulary; for a stage that it lacks, that of the record before in the same file.
+    /// Place in the vocabulary; for a stage that it lacks, that of the record before in the same file, or the
+    /// end of its layer.
     place: Option<Place>,
 }
 

@@ -1,4 +1,4 @@
-use bitnet_trace_schema::{FORMAT_VERSION, ManifestError, levels::LevelError};
+use bitnet_trace_schema::{FORMAT_VERSION, ManifestError, levels::LevelError, trace_file::TraceFileError};
 use std::path::PathBuf;
 
 /// Why a database, a run or a part could not be read: one variant for each way it can be unusable.
@@ -214,6 +214,30 @@ pub enum StoreError {
         part: u32,
         /// The row's id.
         id: i64,
+    },
+    /// A `.trace` file that is malformed.
+    #[error("{}:{}: {}; write the file anew, or take it away", path.display(), source.line, source.problem)]
+    TraceFile {
+        /// The file.
+        path: PathBuf,
+        /// Where in it, and what is wrong.
+        source: TraceFileError,
+    },
+    /// A `.trace` file of absurd size, which is not read, or something that is no file.
+    #[error("{} {problem}", path.display())]
+    NotATraceFile {
+        /// The path.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A folder without `.trace` files.
+    #[error("{} holds no .trace or .jsonl file; it holds {found}", path.display())]
+    NoTraceFiles {
+        /// The folder.
+        path: PathBuf,
+        /// What it holds, in words.
+        found: String,
     },
     /// SQLite failed.
     #[error("the index {path} failed: {source}; delete it if this persists: it is a cache and is rebuilt")]

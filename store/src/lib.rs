@@ -45,6 +45,7 @@ mod records;
 mod run;
 mod scan;
 mod tensor;
+mod traces;
 mod update;
 
 pub use bitnet_trace_schema as schema;
@@ -55,3 +56,4 @@ pub use records::{Filter, Row};
 pub use run::Run;
 pub use rusqlite;
 pub use tensor::TensorRef;
+pub use traces::Traces;

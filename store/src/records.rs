@@ -1,6 +1,6 @@
 use crate::scan::PartStat;
 use crate::update;
-use bitnet_trace_schema::{DType, RecordMeta, Stats};
+use bitnet_trace_schema::{DType, RecordMeta, Stats, selection::glob};
 use rusqlite::types::{ToSql, Type};
 use rusqlite::{Connection, OptionalExtension};
 use std::collections::{BTreeMap, HashMap};
@@ -25,6 +25,16 @@ pub struct Filter {
     pub stage: Option<String>,
     /// Request.
     pub request: Option<i32>,
+}
+
+impl Filter {
+    /// Whether it takes a record.
+    pub fn takes(&self, meta: &RecordMeta) -> bool {
+        self.seq.as_ref().is_none_or(|r| r.contains(&meta.seq))
+            && self.layer.as_ref().is_none_or(|r| r.contains(&meta.layer))
+            && self.stage.as_ref().is_none_or(|s| glob(s, &meta.stage))
+            && self.request.is_none_or(|r| r == meta.request)
+    }
 }
 
 /// A record as the index holds it: everything but its elements, and where those are.

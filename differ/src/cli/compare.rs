@@ -22,7 +22,7 @@ use std::path::PathBuf;
     bitnet-diff compare traces/run=cpp traces/run=rust --explain-plan\n\n\
     Exit codes: 0 match, 1 divergence, 2 error or nothing to compare.")]
 pub struct Args {
-    /// The reference: a run or a database
+    /// The reference: a run, a database or .trace files
     #[arg(value_name = "A")]
     left: PathBuf,
     /// What is held against it
@@ -66,15 +66,17 @@ pub fn run(args: Args) -> Result<Output, Failure> {
 fn explain_plan(args: Args) -> Result<Output, Failure> {
     let graph = args.compare.graph()?;
     let filters = &args.compare.filters;
-    let (left, right) = (open::run(&args.left, filters)?, open::run(&args.right, filters)?);
-    let (left, right) = (left.records, right.records);
-    let (a, b) = (left.run().name(), right.run().name());
+    let (left, right) = (
+        open::run(&args.left, filters, &graph)?,
+        open::run(&args.right, filters, &graph)?,
+    );
+    let (left, right) = (left.side(), right.side());
     let report = PlanReport {
-        left: a.into(),
-        right: b.into(),
-        plan: plan(&left, &right, &graph).lines(&graph),
+        left: left.name.into(),
+        right: right.name.into(),
+        plan: plan(left.records, right.records, &graph).lines(&graph),
     };
-    let labels = Labels::new(args.compare.labels.clone(), a, b);
+    let labels = Labels::new(args.compare.labels.clone(), left.name, right.name);
     Output::new(
         args.format,
         &report,

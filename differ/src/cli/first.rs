@@ -22,7 +22,7 @@ use std::path::PathBuf;
     The order is causal: by position, then as the left engine executed.\n\
     Exit codes: 0 match, 1 divergence, 2 error or nothing to compare.")]
 pub struct Args {
-    /// The reference: a run or a database
+    /// The reference: a run, a database or .trace files
     #[arg(value_name = "A")]
     left: PathBuf,
     /// What is held against it
@@ -58,16 +58,19 @@ pub fn with_comparison<T>(
 ) -> Result<T, Failure> {
     let (options, graph) = (args.options()?, args.graph()?);
     let (left, right) = (
-        open::run(&left, &args.filters)?,
-        open::run(&right, &args.filters)?,
+        open::run(&left, &args.filters, &graph)?,
+        open::run(&right, &args.filters, &graph)?,
     );
-    let (a, b) = (left.records.side(), right.records.side());
+    let (a, b) = (left.side(), right.side());
     let progress = Progress::new();
     let comparison = compare(&a, &b, &graph, &options, &|done, total| {
         progress.update(done, total)
     })?;
     drop(progress);
     let labels = Labels::new(args.labels.clone(), a.name, b.name);
-    let notes = [left.note, right.note].into_iter().flatten().collect();
+    let notes = [left.note.clone(), right.note.clone()]
+        .into_iter()
+        .flatten()
+        .collect();
     then(&comparison, &labels, notes)
 }

@@ -24,7 +24,8 @@ use std::process::ExitCode;
     about = "Finds where, and whether, two inference engines diverge",
     long_about = "Finds where, and whether, two inference engines diverge.\n\n\
         A run is what one engine recorded (a directory run=NAME); a database is a folder of runs. Commands \
-        take either; of a database, the newest run is taken and named.",
+        take either; of a database, the newest run is taken and named. Comparisons also take .trace files of the \
+        older tracing crate, or a folder of them.",
     after_help = "Exit codes: 0 match, 1 divergence, 2 error or nothing to compare.\n\
         Colours appear on a terminal only; NO_COLOR turns them off.",
     after_long_help = "Examples:\n  \

@@ -4,26 +4,48 @@ use super::{args::Filters, output::Failure};
 use bitnet_diff::{
     Error,
     compare::describe,
-    records::{Records, StoredRecords},
+    records::{Records, Side, StoredRecords, TraceRecords},
     report::Note,
 };
-use bitnet_trace_schema::run_dir;
-use bitnet_trace_store::{Database, Filter, Run, StoreError};
+use bitnet_trace_schema::{StageGraph, run_dir};
+use bitnet_trace_store::{Database, Filter, Run, StoreError, Traces};
 use std::path::{Path, PathBuf};
 
 /// Where runs are looked for when no database is given, after `BITNET_TRACE_DIR`.
 const DEFAULT_DATABASES: [&str; 2] = ["traces", "target/demo/traces"];
 
-/// A run that a path names, with those of its records that the filters take.
+/// A run or `.trace` files that a path names, with those of its records that the filters take.
 pub struct Opened {
-    /// The records.
-    pub records: StoredRecords,
+    records: Source,
     /// Which run was taken, where the path was that of a database.
     pub note: Option<Note>,
 }
 
-/// Opens a run, or the newest run of a database.
-pub fn run(path: &Path, filters: &Filters) -> Result<Opened, Failure> {
+/// Where the records are.
+enum Source {
+    Run(Box<StoredRecords>),
+    Traces(Box<TraceRecords>),
+}
+
+impl Opened {
+    /// The records as a side of a comparison.
+    pub fn side(&self) -> Side<'_> {
+        match &self.records {
+            Source::Run(records) => records.side(),
+            Source::Traces(records) => records.side(),
+        }
+    }
+}
+
+/// Opens a run, the newest run of a database, or `.trace` files.
+pub fn run(path: &Path, filters: &Filters, graph: &StageGraph) -> Result<Opened, Failure> {
+    if Traces::are_at(path) {
+        let records = traces(path, filters, graph)?;
+        return Ok(Opened {
+            records: Source::Traces(Box::new(records)),
+            note: None,
+        });
+    }
     let run = Run::open(path).map_err(|error| unknown_run(path, error))?;
     let is_database =
         name_of(path).and_then(run_dir::run_of_dir).is_none() && !path.join(run_dir::MANIFEST).exists();
@@ -36,9 +58,33 @@ pub fn run(path: &Path, filters: &Filters) -> Result<Opened, Failure> {
         ),
     });
     Ok(Opened {
-        records: records(run, filters)?,
+        records: Source::Run(Box::new(records(run, filters)?)),
         note,
     })
+}
+
+/// The records of `.trace` files that the filters take: at least one.
+fn traces(path: &Path, filters: &Filters, graph: &StageGraph) -> Result<TraceRecords, Failure> {
+    let traces = Traces::read(&[path], graph.clone())?;
+    let name = trace_name(path);
+    let of = |traces, filter: &Filter| TraceRecords::new(traces, path.display().to_string(), &name, filter);
+    let taken = of(traces.clone(), &filters.filter());
+    if !taken.is_empty() {
+        return Ok(taken);
+    }
+    Err(no_records(filters, &of(traces, &Filter::default()).side()).into())
+}
+
+/// The name of a run of `.trace` files: that of their folder, or of the file.
+pub fn trace_name(path: &Path) -> String {
+    let full = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let last = if full.is_dir() {
+        full.file_name()
+    } else {
+        full.file_stem()
+    };
+    let last = last.map_or_else(|| "traces".into(), |n| n.to_string_lossy().into_owned());
+    run_dir::sanitize_run_name(&last)
 }
 
 /// The records of a run that the filters take: at least one.
@@ -48,24 +94,20 @@ fn records(run: Run, filters: &Filters) -> Result<StoredRecords, Failure> {
         return Ok(records);
     }
     let all = StoredRecords::new(Run::open(records.run().path())?, &Filter::default())?;
-    Err(no_records(records.run().name(), filters, &all).into())
+    Err(no_records(filters, &all.side()).into())
 }
 
-/// The error of a run in which the filters found nothing.
-pub fn no_records(run: &str, filters: &Filters, all: &StoredRecords) -> Error {
-    let incomplete = all.side().incomplete;
-    let known = match (all.is_empty(), incomplete.is_empty()) {
+/// The error of a run in which the filters found nothing; `all` has all of its records.
+pub fn no_records(filters: &Filters, all: &Side<'_>) -> Error {
+    let empty = all.records.is_empty();
+    let known = match (empty, all.incomplete.is_empty()) {
         (true, true) => "nothing was recorded into it".to_owned(),
-        (true, false) => format!("it is incomplete: {}", incomplete.join("; ")),
-        (false, _) => format!("it has {}", describe(all)),
+        (true, false) => format!("it is incomplete: {}", all.incomplete.join("; ")),
+        (false, _) => format!("it has {}", describe(all.records)),
     };
     Error::NoRecords {
-        run: run.to_owned(),
-        filters: if all.is_empty() {
-            String::new()
-        } else {
-            filters.text()
-        },
+        run: all.name.to_owned(),
+        filters: if empty { String::new() } else { filters.text() },
         known,
     }
 }

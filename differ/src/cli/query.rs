@@ -63,7 +63,7 @@ pub fn run(args: Args) -> Result<Output, Failure> {
     if all.iter().all(|r| r.is_empty()) {
         let first = &all[0];
         let unfiltered = StoredRecords::new(Run::open(first.run().path())?, &Filter::default())?;
-        return Err(open::no_records(first.run().name(), &args.filters, &unfiltered).into());
+        return Err(open::no_records(&args.filters, &unfiltered.side()).into());
     }
     let sides: Vec<_> = all.iter().map(StoredRecords::side).collect();
     let mut report = query(&path.display().to_string(), &sides, &graph, args.values)?;

@@ -19,7 +19,7 @@ use std::path::PathBuf;
     KL is that of softmax(A) to softmax(B), in nats; top-1 is the most likely next token.\n\
     Exit codes: 0 match, 1 divergence, 2 error or nothing to compare.")]
 pub struct Args {
-    /// The reference: a run or a database
+    /// The reference: a run, a database or .trace files
     #[arg(value_name = "A")]
     left: PathBuf,
     /// What is held against it
@@ -44,12 +44,16 @@ pub fn run(mut args: Args) -> Result<Output, Failure> {
     let (options, graph) = (args.compare.options()?, args.compare.graph()?);
     args.compare.filters.stage.get_or_insert_with(|| LOGITS.into());
     let filters = &args.compare.filters;
-    let (left, right) = (open::run(&args.left, filters)?, open::run(&args.right, filters)?);
-    let (a, b) = (left.records.side(), right.records.side());
+    let (left, right) = (
+        open::run(&args.left, filters, &graph)?,
+        open::run(&args.right, filters, &graph)?,
+    );
+    let (a, b) = (left.side(), right.side());
     let mut report = tokens(&a, &b, &graph, &options, args.top_k)?;
-    report
-        .notes
-        .splice(0..0, [left.note, right.note].into_iter().flatten());
+    report.notes.splice(
+        0..0,
+        [left.note.clone(), right.note.clone()].into_iter().flatten(),
+    );
     let labels = Labels::new(args.compare.labels.clone(), a.name, b.name);
     let code = exit::code(report.status);
     Output::new(args.format, &report, || render::tokens(&report, &labels), code)

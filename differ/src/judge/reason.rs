@@ -134,7 +134,8 @@ impl fmt::Display for Reason {
             Self::HashAndRms { rms } => {
                 f.write_str("the hashes differ, ")?;
                 match rms {
-                    Some(0.0) => f.write_str("the rms does not"),
+                    // A sum in another order.
+                    Some(rms) if *rms < 1e-12 => f.write_str("the rms does not"),
                     Some(rms) => write!(f, "the rms by {}", num::sci(*rms)),
                     None => f.write_str("and the rms is not known on both sides"),
                 }?;

@@ -86,19 +86,20 @@ fn divergence(out: &mut String, report: &FirstReport, d: &Divergence, labels: &L
         (&labels.left, &d.left, &runs.left),
         (&labels.right, &d.right, &runs.right),
     ] {
-        let engine = paint(FAINT, engine(run));
+        let engine = match engine(run) {
+            unknown if unknown.is_empty() => unknown,
+            known => format!("  {}", paint(FAINT, known)),
+        };
         match view {
             SideView::Record(r) => {
                 let head = pad(&format!("{label} blake3:"), width + 8);
                 let rms = sig_option(r.rms, 6);
-                line(
-                    out,
-                    format!("  {head} {}...  rms {rms}  {engine}", short(&r.blake3)),
-                );
+                let text = format!("  {head} {}...  rms {rms}{engine}", short(&r.blake3));
+                line(out, text);
             }
             SideView::Token { token_id } => {
                 let head = pad(&format!("{label} token id:"), width + 10);
-                line(out, format!("  {head} {token_id}  {engine}"));
+                line(out, format!("  {head} {token_id}{engine}"));
             }
         }
     }

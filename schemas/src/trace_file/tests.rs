@@ -116,15 +116,15 @@ fn lines_of_one_file_keep_their_order_and_several_files_get_that_of_the_vocabula
         ]
     );
     let files: Vec<&str> = objects.iter().map(String::as_str).collect();
-    // A stage of nobody's vocabulary stands alone in its file, so that nothing is known of its place.
+    // A stage of nobody's vocabulary that stands alone in its file: somewhere in its layer.
     assert_eq!(
         stages(&read(&files).expect("valid")),
         [
             "0/0/attn_norm",
             "0/0/q_proj",
+            "0/0/mine",
             "0/1/attn_norm",
             "0/-1/logits",
-            "0/0/mine",
             "1/-1/embeddings"
         ]
     );
