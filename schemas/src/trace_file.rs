@@ -116,6 +116,7 @@ impl TraceFiles {
                 .into_meta(&self.graph)
                 .map_err(|problem| TraceFileError { line, problem })?;
             place = self.graph.place(&meta.stage, meta.layer).or(place);
+            let place = place.or_else(|| (meta.layer >= 0).then(|| Place::end_of_layer(meta.layer)));
             self.found.push(Found {
                 meta,
                 op_index,
