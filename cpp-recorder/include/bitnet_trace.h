@@ -23,6 +23,8 @@
  * - Strings are UTF-8 and are copied; NULL means empty, or the default.
  * - A recorder may be used from several threads at once. Closing it is the last use.
  * - A forked child does not record: in it a recorder is as after its end, and stderr says so once.
+ *
+ * Compiled with BITNET_TRACE_DISABLE defined, nothing of this is left in the program: see bitnet_trace_off.h.
  */
 #ifndef BITNET_TRACE_H
 #define BITNET_TRACE_H
@@ -36,13 +38,18 @@ extern "C" {
 #else
 #define BNT_INLINE static inline
 #endif
+#ifdef BITNET_TRACE_DISABLE
+#define BNT_API static inline /* defined in bitnet_trace_off.h; not to be taken for the library's own */
+#else
+#define BNT_API extern
+#endif
 
 /* Version of this interface. It grows when something is removed or changes its meaning. */
 #define BNT_ABI_VERSION 1u
 
 /* Version of the interface that the library has. Differs from BNT_ABI_VERSION when header and library
  * do not belong together. */
-uint32_t bnt_abi_version(void);
+BNT_API uint32_t bnt_abi_version(void);
 
 /* Return codes. */
 enum {
@@ -136,58 +143,58 @@ typedef struct bnt_tap {
  *
  * A selection is made of alternatives (;) of terms that must all hold (,) of values (|) of seq, layer, stage and
  * request, != excludes: "seq=0-2,layer=6,stage=attn_*;layer=-1". */
-bnt_recorder *bnt_from_env(const char *engine, const char *engine_version);
+BNT_API bnt_recorder *bnt_from_env(const char *engine, const char *engine_version);
 
 /* A recorder that is set up in code. NULL, and an error, when it can't be had. */
-bnt_recorder *bnt_open(const bnt_options *options, bnt_error *error);
+BNT_API bnt_recorder *bnt_open(const bnt_options *options, bnt_error *error);
 
 /* The process-wide recorder from the environment: the same pointer at every call, made at the first and
  * sealed at exit. NULL when the environment asks for none. Closing it seals it early. */
-bnt_recorder *bnt_global(const char *engine, const char *engine_version);
+BNT_API bnt_recorder *bnt_global(const char *engine, const char *engine_version);
 
 /* 1 while the recorder takes tensors; 0 for NULL, after a failure and after the end. */
-int bnt_is_on(const bnt_recorder *recorder);
+BNT_API int bnt_is_on(const bnt_recorder *recorder);
 
 /* 1 if any token of a tensor with this tap would be recorded, so that an engine can save itself the work of making
  * it readable. With a token axis and neither positions nor requests it may have any number of tokens; a seq below 0
  * is not known yet, and any may be meant. */
-int bnt_wants(const bnt_recorder *recorder, const bnt_tap *tap);
+BNT_API int bnt_wants(const bnt_recorder *recorder, const bnt_tap *tap);
 
 /* The run's name and directory; NULL for a NULL recorder. They live as long as the recorder. */
-const char *bnt_run_name(const bnt_recorder *recorder);
-const char *bnt_run_dir(const bnt_recorder *recorder);
+BNT_API const char *bnt_run_name(const bnt_recorder *recorder);
+BNT_API const char *bnt_run_dir(const bnt_recorder *recorder);
 
 /* A forward call begins: what is recorded next belongs to it. */
-void bnt_begin_pass(bnt_recorder *recorder);
+BNT_API void bnt_begin_pass(bnt_recorder *recorder);
 
 /* Token ids of a request at positions first_seq, first_seq + 1, ...; an id below 0 is not known. */
-void bnt_tokens(bnt_recorder *recorder, int32_t request, int64_t first_seq, const int32_t *ids, size_t n);
+BNT_API void bnt_tokens(bnt_recorder *recorder, int32_t request, int64_t first_seq, const int32_t *ids, size_t n);
 
 /* Records a tensor: BNT_OK (also when off or not selected), or BNT_DROPPED, BNT_ERR_ARGUMENT, BNT_ERR_PANIC, all of which
  * are counted in the manifest. Waits while the queue is full. */
-int bnt_record(bnt_recorder *recorder, const bnt_tap *tap, const bnt_tensor *tensor);
+BNT_API int bnt_record(bnt_recorder *recorder, const bnt_tap *tap, const bnt_tensor *tensor);
 
 /* Counts a tensor that the program could not hand over, under a reason in a few words; not one whose stage and
  * layer are not selected, but any without a stage. */
-void bnt_drop(bnt_recorder *recorder, const char *stage, int32_t layer, const char *reason);
+BNT_API void bnt_drop(bnt_recorder *recorder, const char *stage, int32_t layer, const char *reason);
 
 /* The model file. Its size and BLAKE3 are computed in the background. */
-int bnt_set_model(bnt_recorder *recorder, const char *path);
+BNT_API int bnt_set_model(bnt_recorder *recorder, const char *path);
 
 /* What else is known of the run. Keys with a place of their own in the manifest:
  *   threads, batch, prompt_tokens        whole numbers
  *   flash_attention, graph_split, positions_counted   on, off, true, false, 1, 0
  *   kv_type, fault, prompt, model_arch   text
  * Any other key goes to settings.extra. BNT_ERR_ARGUMENT where the value is not of the key's kind. */
-int bnt_set(bnt_recorder *recorder, const char *key, const char *value);
+BNT_API int bnt_set(bnt_recorder *recorder, const char *key, const char *value);
 
 /* The program cannot go on, because of `cause`: what was recorded is sealed by bnt_close() (or at exit) as ever,
  * but the run says `failed` and why. The first cause stands. */
-void bnt_fail(bnt_recorder *recorder, const char *cause);
+BNT_API void bnt_fail(bnt_recorder *recorder, const char *cause);
 
 /* Seals the run and frees the recorder (but not the process-wide one). BNT_ERR_INCOMPLETE, with the reason,
  * if the recorder gave up before, or the program did (bnt_fail). */
-int bnt_close(bnt_recorder *recorder, bnt_error *error);
+BNT_API int bnt_close(bnt_recorder *recorder, bnt_error *error);
 
 /* --- constructors: everything that is not said is as if it were absent ------------------------------- */
 
@@ -245,6 +252,11 @@ BNT_INLINE bnt_tensor bnt_tensor_make(int32_t dtype, const void *data, size_t da
     return t;
 }
 
+#ifdef BITNET_TRACE_DISABLE
+#include "bitnet_trace_off.h"
+#endif
+
+#undef BNT_API
 #undef BNT_INLINE
 
 #ifdef __cplusplus

@@ -8,6 +8,9 @@
 //
 // Nothing here throws or allocates, except recorder::open_or_throw(), which says so. Pointers that a tap or a
 // tensor is given must live until record() returns.
+//
+// With BITNET_TRACE_DISABLE defined, every function is empty and nothing is to be linked; and where BNT_RECORD is
+// used in place of recorder::record(), not even its arguments are evaluated.
 #ifndef BITNET_TRACE_HPP
 #define BITNET_TRACE_HPP
 
@@ -21,7 +24,17 @@
 
 #include "bitnet_trace.h"
 
+// rec.record(where, what) that is compiled out together with its arguments: BNT_RECORD(rec, where, what).
+#ifdef BITNET_TRACE_DISABLE
+#define BNT_RECORD(recorder, ...) (true ? static_cast<int>(BNT_OK) : (recorder).record(__VA_ARGS__))
+#else
+#define BNT_RECORD(recorder, ...) ((recorder).record(__VA_ARGS__))
+#endif
+
 namespace bitnet_trace {
+#ifdef BITNET_TRACE_DISABLE
+inline namespace off { // a program's files need not all be compiled alike
+#endif
 
 // The dtype of a C++ element type. Specialise it for half-precision types: `value` is BNT_F16 or BNT_BF16.
 template <class T> struct dtype_of;
@@ -127,18 +140,21 @@ class recorder {
   public:
     recorder() noexcept = default;
     // Takes a handle over.
-    explicit recorder(bnt_recorder *handle) noexcept : handle_(handle) {}
+    explicit recorder(bnt_recorder *handle) noexcept
+        : handle_(handle), exceptions_(handle != nullptr ? std::uncaught_exceptions() : 0) {}
     recorder(recorder &&other) noexcept
-        : handle_(std::exchange(other.handle_, nullptr)), owned_(std::exchange(other.owned_, true)) {}
+        : handle_(std::exchange(other.handle_, nullptr)), owned_(std::exchange(other.owned_, true)),
+          exceptions_(handle_ != nullptr ? std::uncaught_exceptions() : 0) {}
     recorder &operator=(recorder &&other) noexcept {
         std::swap(handle_, other.handle_);
         std::swap(owned_, other.owned_);
+        std::swap(exceptions_, other.exceptions_);
         return *this;
     }
     recorder(const recorder &) = delete;
     recorder &operator=(const recorder &) = delete;
     ~recorder() {
-        if (!owned_) return;
+        if (!owned_ || handle_ == nullptr) return;
         if (std::uncaught_exceptions() > exceptions_) bnt_fail(handle_, "an exception ended the engine");
         bnt_close(handle_, nullptr);
     }
@@ -197,9 +213,12 @@ class recorder {
   private:
     bnt_recorder *handle_ = nullptr;
     bool owned_ = true;
-    int exceptions_ = std::uncaught_exceptions(); // more when it is destroyed: one that unwinds
+    int exceptions_ = 0; // those in flight when it was made; more when it is destroyed: one that unwinds
 };
 
+#ifdef BITNET_TRACE_DISABLE
+} // namespace off
+#endif
 } // namespace bitnet_trace
 
 #endif

@@ -11,13 +11,14 @@
  * graph itself. Without it, no tensor is asked for and the graph is not split.
  *
  * A host that has its own recorder, its own evaluation callback or several
- * sequences in a batch makes a bnt_ggml_observer and passes its address:
+ * sequences in a batch makes a bnt_ggml_observer:
  *
  *     bnt_ggml_observer observer;
  *     observer.recorder = recorder;
- *     observer.chain = my_callback;
- *     params.cb_eval = bnt_ggml_cb_eval;
- *     params.cb_eval_user_data = &observer;
+ *     observer.install(params, my_callback, my_data);
+ *
+ * With BITNET_TRACE_DISABLE defined, bnt_ggml_cb_eval is a null pointer and
+ * install() leaves the host's own callback: no code of this header is left.
  *
  * C++17, header only, on top of the host's own ggml.h; link libbitnet_trace.
  * Nothing here throws (but what the host's own callback does), and no tensor,
@@ -31,6 +32,10 @@
 #error "bitnet_trace_ggml.h is a C++17 header; from C, write a callback over bnt_record of bitnet_trace.h"
 #endif
 
+#ifdef BITNET_TRACE_DISABLE
+#include "bitnet_trace_ggml_off.hpp"
+#else
+
 #include "bitnet_trace_ggml_pass.hpp"
 
 /* The engine's name and version in the manifest of a host that makes no recorder itself. */
@@ -41,15 +46,29 @@
 #define BNT_GGML_ENGINE_VERSION ""
 #endif
 
+inline bool bnt_ggml_cb_eval(struct ggml_tensor *t, bool ask, void *user_data);
+
 /* One observer follows one context; it must outlive it. */
 struct bnt_ggml_observer {
     /* Where to record; null means off. */
     bnt_recorder *recorder = nullptr;
-    /* The host's own callback. It is called as ggml would call it, and its answer is passed on. */
-    ggml_backend_sched_eval_callback chain = nullptr;
-    void *chain_user_data = nullptr;
     /* What is known of the forward call. Its `requests` may be set before each call. */
     bnt_ggml::Pass pass;
+
+    /* Makes the context that `params` (llama_context_params) are for an observed one, unless the recorder is
+     * null. `own` is the host's own callback: it is called as ggml would call it, and its answer is passed on. */
+    template <class Params>
+    void install(Params &params, ggml_backend_sched_eval_callback own = nullptr, void *own_user_data = nullptr) {
+        chain = own;
+        chain_user_data = own_user_data;
+        params.cb_eval = recorder ? bnt_ggml_cb_eval : own;
+        params.cb_eval_user_data = recorder ? this : own_user_data;
+    }
+
+private:
+    friend bool bnt_ggml_cb_eval(struct ggml_tensor *, bool, void *);
+    ggml_backend_sched_eval_callback chain = nullptr;
+    void *chain_user_data = nullptr;
     /* Who asked for the node that is being computed. */
     bool wanted = false;
     bool chain_wanted = false;
@@ -88,4 +107,5 @@ inline bool bnt_ggml_cb_eval(struct ggml_tensor *t, bool ask, void *user_data) {
     return !observer.chain || !observer.chain_wanted || observer.chain(t, false, observer.chain_user_data);
 }
 
+#endif /* BITNET_TRACE_DISABLE */
 #endif

@@ -2,84 +2,12 @@
 
 #[path = "../../recorder/tests/common/mod.rs"]
 mod common;
+mod programs;
 
 use bitnet_trace_schema::{DType, RunState};
 use common::{check_record, manifest, read};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
-use std::sync::OnceLock;
-
-const WARNINGS: [&str; 4] = ["-Wall", "-Wextra", "-Wpedantic", "-Werror"];
-
-fn run(command: &mut Command) -> Output {
-    let shown = format!("{command:?}");
-    let output = command
-        .output()
-        .unwrap_or_else(|e| panic!("{shown}: {e}; is it installed?"));
-    assert!(
-        output.status.success(),
-        "{shown}: {}\n{}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr)
-    );
-    output
-}
-
-/// The directory that holds the library, which Cargo does not build for an integration test by itself.
-fn library() -> &'static Path {
-    static DIR: OnceLock<PathBuf> = OnceLock::new();
-    DIR.get_or_init(|| {
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "--quiet", "-p", "bitnet-trace-cpp", "--lib"]);
-        cargo.args(["--message-format", "json"]);
-        if !cfg!(debug_assertions) {
-            cargo.arg("--release");
-        }
-        let messages = String::from_utf8(run(&mut cargo).stdout).expect("JSON");
-        let end = messages.find("libbitnet_trace.a\"").expect("the static library");
-        let start = messages[..end].rfind('"').expect("its path");
-        PathBuf::from(&messages[start + 1..end])
-    })
-}
-
-/// Compiles `tests/c/<source>` with `compiler` into `dir`.
-fn compile(compiler: &str, standard: &str, source: &str, shared: bool, dir: &Path) -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let program = dir.join(source.replace('.', "_"));
-    let compiler = std::env::var_os(compiler.to_uppercase().replace("C++", "CXX")).unwrap_or(compiler.into());
-    let mut command = Command::new(compiler);
-    command
-        .arg(standard)
-        .args(WARNINGS)
-        .arg("-I")
-        .arg(root.join("include"));
-    command
-        .arg(root.join("tests/c").join(source))
-        .arg("-o")
-        .arg(&program);
-    if shared {
-        let path = library().display();
-        command
-            .arg(format!("-L{path}"))
-            .arg("-lbitnet_trace")
-            .arg(format!("-Wl,-rpath,{path}"));
-    } else {
-        command.arg(library().join("libbitnet_trace.a"));
-    }
-    run(command.args(["-lpthread", "-ldl", "-lm"]));
-    program
-}
-
-/// A program whose environment says nothing of tracing.
-fn program(path: &Path) -> Command {
-    let mut command = Command::new(path);
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("BITNET_TRACE_") {
-            command.env_remove(name);
-        }
-    }
-    command
-}
+use programs::{compile, program, run};
+use std::path::Path;
 
 fn bytes(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|v| v.to_le_bytes()).collect()

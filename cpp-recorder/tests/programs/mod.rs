@@ -1,0 +1,87 @@
+//! Compiles the C and C++ programs of the tests and runs them.
+
+#![allow(dead_code)] // each test uses what it needs
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+const WARNINGS: [&str; 4] = ["-Wall", "-Wextra", "-Wpedantic", "-Werror"];
+
+pub fn run(command: &mut Command) -> Output {
+    let shown = format!("{command:?}");
+    let output = command
+        .output()
+        .unwrap_or_else(|e| panic!("{shown}: {e}; is it installed?"));
+    assert!(
+        output.status.success(),
+        "{shown}: {}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output
+}
+
+/// The crate's own directory.
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The directory that holds the library, which Cargo does not build for an integration test by itself.
+pub fn library() -> &'static Path {
+    static DIR: OnceLock<PathBuf> = OnceLock::new();
+    DIR.get_or_init(|| {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "--quiet", "-p", "bitnet-trace-cpp", "--lib"]);
+        cargo.args(["--message-format", "json"]);
+        if !cfg!(debug_assertions) {
+            cargo.arg("--release");
+        }
+        let messages = String::from_utf8(run(&mut cargo).stdout).expect("JSON");
+        let end = messages.find("libbitnet_trace.a\"").expect("the static library");
+        let start = messages[..end].rfind('"').expect("its path");
+        PathBuf::from(&messages[start + 1..end])
+    })
+}
+
+/// A compiler, `cc` or `c++` if the environment names none, with warnings as errors and the headers' directory.
+pub fn compiler(name: &str, standard: &str) -> Command {
+    let named = std::env::var_os(if name == "c++" { "CXX" } else { "CC" });
+    let mut command = Command::new(named.unwrap_or(name.into()));
+    command.arg(standard).args(WARNINGS);
+    command.arg("-I").arg(root().join("include"));
+    command
+}
+
+/// Compiles `tests/c/<source>` with `compiler` into `dir` and links the library.
+pub fn compile(name: &str, standard: &str, source: &str, shared: bool, dir: &Path) -> PathBuf {
+    let program = dir.join(source.replace('.', "_"));
+    let mut command = compiler(name, standard);
+    command.arg(root().join("tests/c").join(source));
+    command.arg("-o").arg(&program);
+    if shared {
+        // under the name that the dynamic linker looks for, which cargo does not make
+        let installed = dir.join("libbitnet_trace.so.1");
+        if !installed.exists() {
+            std::os::unix::fs::symlink(library().join("libbitnet_trace.so"), &installed).expect("a link");
+        }
+        command
+            .arg(&installed)
+            .arg(format!("-Wl,-rpath,{}", dir.display()));
+    } else {
+        command.arg(library().join("libbitnet_trace.a"));
+    }
+    run(command.args(["-lpthread", "-ldl", "-lm"]));
+    program
+}
+
+/// A program whose environment says nothing of tracing.
+pub fn program(path: &Path) -> Command {
+    let mut command = Command::new(path);
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("BITNET_TRACE_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
