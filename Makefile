@@ -28,6 +28,9 @@ release:
 setup: release ## install and build what the engines need (llama.cpp, the model, Python readers)
 	scripts/setup.sh all
 
+install-cpp: ## install headers and libraries for C and C++, for find_package and pkg-config: PREFIX=/usr/local
+	PREFIX="$(or $(PREFIX),/usr/local)" scripts/setup.sh recorder
+
 lint: ## rustfmt, clippy and the documentation, warnings as errors
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy $(ALL),faults,crossval --all-targets -- -D warnings
@@ -64,4 +67,4 @@ trace-diff: ## first divergence between two runs: RS= CPP=
 clean: ## remove everything that was built, downloaded or recorded
 	rm -rf target
 
-.PHONY: help demo test release setup lint unit e2e story readers fmt golden crossval-per-token trace-diff clean
+.PHONY: help demo test release setup install-cpp lint unit e2e story readers fmt golden crossval-per-token trace-diff clean

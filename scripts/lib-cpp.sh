@@ -52,6 +52,17 @@ build_recorder() {
   touch "$library" # cargo leaves it as it is where the newer files change nothing in it
 }
 
+install_recorder() {
+  local build="$TARGET/cmake/cpp-recorder" prefix=${PREFIX:-/usr/local}
+  case $prefix in /*) ;; *) prefix="$PWD/$prefix" ;; esac
+  build_recorder
+  run_logged recorder-configure cmake -S "$ROOT/cpp-recorder" -B "$build" "-DCMAKE_INSTALL_PREFIX=$prefix" \
+    "-DBITNET_TRACE_LIBRARY_DIR=$TARGET/release" || die "cmake could not configure cpp-recorder"
+  run_logged recorder-install cmake --install "$build" ||
+    die "could not install into ${DESTDIR:-}$prefix; PREFIX names another place"
+  say "    headers and libraries for C and C++: ${DESTDIR:-}$prefix"
+}
+
 fetch_llama() {
   local key source="$DEMO/src/llama.cpp" part="$DEMO/fetch/llama" sdist
   key=$(pin $LLAMA_PACKAGE)

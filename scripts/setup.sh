@@ -5,7 +5,7 @@ set -euo pipefail
 
 usage() {
   cat <<'TEXT'
-usage: scripts/setup.sh [tools|models|cpp|python|all]...
+usage: scripts/setup.sh [tools|models|cpp|python|all|recorder]...
 
   tools    check the compilers; cmake and ninja into target/venv when missing
   models   SmolLM2-135M-Instruct Q4_1 -> target/demo/models/smollm2-135m-q4_1.gguf
@@ -15,9 +15,11 @@ usage: scripts/setup.sh [tools|models|cpp|python|all]...
            The last line, alone on stdout, is the path of the runner
   python   duckdb, pandas, polars, pyarrow into target/venv
   all      everything above (the default)
+  recorder the C and C++ recorder, installed under PREFIX (/usr/local)
 
 environment:
   BITNET_CPP_DIR   your own C++ engine, see above
+  PREFIX, DESTDIR  where `recorder` goes
   CXX, PYTHON      compiler and interpreter to use (c++, python3)
   JOBS             parallel compile jobs (one a processor)
 
@@ -44,7 +46,7 @@ STAMPS="$TARGET/stamps"
 for command in "$@"; do
   case $command in
     -h | --help) usage; exit 0 ;;
-    tools | models | cpp | python | all) ;;
+    tools | models | cpp | python | all | recorder) ;;
     *) usage >&2; die "unknown command '$command'" ;;
   esac
 done
@@ -66,6 +68,7 @@ for command in "$@"; do
     tools) setup_tools ;;
     models) setup_models ;;
     cpp) setup_tools; setup_cpp ;;
+    recorder) setup_tools; install_recorder ;;
     python) setup_python ;;
     all) setup_tools; setup_models; setup_python; setup_cpp ;;
   esac
