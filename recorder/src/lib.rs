@@ -79,8 +79,8 @@ mod signals;
 #[cfg(feature = "trace")]
 mod writer;
 
-pub use bitnet_trace_schema::{DType, Engine, Model, Observation, Settings, ValuesMode as Values};
-pub use builder::{DEFAULT_QUEUE_BYTES, Layout, RecorderBuilder};
+pub use bitnet_trace_schema::{DType, Engine, Layout, Model, Observation, Settings, ValuesMode as Values};
+pub use builder::{DEFAULT_QUEUE_BYTES, RecorderBuilder};
 pub use error::{Error, TensorError};
 pub use impls::slice::{Element, Slice, bytes_of};
 pub use info::RunInfo;

@@ -27,8 +27,11 @@ pub mod columns;
 mod dtype;
 #[cfg(feature = "part")]
 pub mod journal;
+mod layout;
 pub mod levels;
 mod manifest;
+#[cfg(feature = "part")]
+pub mod part;
 mod record;
 pub mod run_dir;
 pub mod selection;
@@ -37,6 +40,7 @@ mod stats;
 pub mod trace_file;
 
 pub use dtype::{DType, UnknownDType};
+pub use layout::Layout;
 pub use manifest::{
     Dropped, Engine, Imported, Manifest, ManifestError, Model, Observation, Owner, PartEntry, RunState,
     Sequence, Settings, ValuesMode, Writer,

@@ -2,15 +2,14 @@
 //! manifest.
 
 pub(crate) mod manifest;
-mod page;
 mod part;
-mod scalars;
 mod visits;
 
 use crate::{DType, Error, Layout, Values, job::Job, lock, queue::Popped, shared::Shared, signals};
+use bitnet_trace_schema::part::Row;
 use bitnet_trace_schema::{RecordMeta, RunState, Stats};
 use half::slice::HalfFloatSliceExt;
-use part::{Part, PartError, Row};
+use part::{Part, PartError};
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -225,10 +224,9 @@ impl<'a> Writer<'a> {
     }
 
     fn seal(&mut self) -> Result<(), PartError> {
-        if let Some(part) = &mut self.part {
+        if let Some(part) = self.part.take() {
             let sealed = part.seal()?;
             lock(&self.shared.parts).push(sealed);
-            self.part = None;
             self.first_unsealed = None;
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! A page of the `values` column: header, levels, and where its floats begin.
 
-use bitnet_trace_schema::levels::{self, RowLen};
+use crate::levels::{self, RowLen};
 
 /// Where in the file the floats of a page should begin: a multiple of a cache line, so that a reader of
 /// the mapped file gets aligned slices.
@@ -9,7 +9,7 @@ const ALIGNMENT: u64 = 64;
 /// Puts header and levels of a page into `out`, to be followed by its floats. The page will be written at
 /// `offset` in the file, and its definition levels are lengthened so that the floats begin aligned,
 /// which is possible but for pages of a few floats.
-pub(crate) fn begin_page(rows: &[RowLen], offset: u64, out: &mut Vec<u8>) {
+pub(super) fn begin_page(rows: &[RowLen], offset: u64, out: &mut Vec<u8>) {
     let floats: u64 = rows.iter().map(|row| row.unwrap_or(0)).sum();
     let mut rep = Vec::new();
     levels::encode_repetition(rows, &mut rep);

@@ -1,10 +1,11 @@
 //! The scalar columns of a row group, buffered as Arrow arrays and encoded by the Arrow writer.
 
+use crate::{RecordMeta, columns};
 use arrow_array::builder::{
     BinaryBuilder, Float64Builder, Int32Builder, Int64Builder, ListBuilder, StringBuilder,
 };
 use arrow_array::{ArrayRef, RecordBatch};
-use bitnet_trace_schema::{RecordMeta, columns};
+use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::{ParquetError, Result};
@@ -12,12 +13,11 @@ use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
 use parquet::file::page_index::offset_index::OffsetIndexMetaData;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
+use std::ops::Range;
 use std::sync::Arc;
 
-use arrow_schema::{DataType, Field, Schema, SchemaRef};
-
 /// The scalar columns of the rows since the row group began.
-pub(crate) struct Scalars {
+pub(super) struct Scalars {
     schema: SchemaRef,
     raw: BinaryBuilder,
     seq: Int64Builder,
@@ -39,13 +39,12 @@ pub(crate) struct Scalars {
 }
 
 /// Encoded column chunks, to be put behind the values of their row group.
-pub(crate) struct Chunks {
-    /// The chunks' pages, back to back.
-    pub bytes: Vec<u8>,
-    /// Their metadata, with offsets that are right where `bytes` are written.
-    pub metadata: Vec<ColumnChunkMetaData>,
-    /// Their offset indexes, likewise.
-    pub indexes: Vec<OffsetIndexMetaData>,
+pub(super) struct Chunks {
+    /// A Parquet file of one row group.
+    file: Vec<u8>,
+    metadata: ParquetMetaData,
+    /// Where in `file` the chunks' pages stand.
+    range: Range<usize>,
 }
 
 impl Scalars {
@@ -101,17 +100,17 @@ impl Scalars {
         self.inf_count.append_value(s.inf_count as i64);
     }
 
-    /// Encodes and forgets the rows. The chunks will be written at `offset` in the file.
+    /// Encodes and forgets the rows.
     ///
     /// # Errors
     /// Those of the Arrow writer; none is expected of rows that were pushed.
-    pub fn finish(&mut self, offset: u64) -> Result<Chunks> {
+    pub fn finish(&mut self) -> Result<Chunks> {
         let batch = self.batch()?;
         let mut file = Vec::new();
         let mut writer = ArrowWriter::try_new(&mut file, Arc::clone(&self.schema), Some(properties()?))?;
         writer.write(&batch)?;
         let metadata = writer.close()?;
-        shifted(&file, &metadata, offset)
+        Chunks::new(file, metadata)
     }
 
     fn batch(&mut self) -> Result<RecordBatch> {
@@ -153,46 +152,52 @@ fn properties() -> Result<WriterProperties> {
         .build())
 }
 
-/// Takes the column chunks out of a file and moves their offsets to `offset`.
-fn shifted(file: &[u8], metadata: &ParquetMetaData, offset: u64) -> Result<Chunks> {
-    let unexpected = || ParquetError::General("the scalar columns were not written as one row group".into());
-    let [group] = metadata.row_groups() else {
-        return Err(unexpected());
-    };
-    let pages = metadata.page_index_for_row_group(0);
-    let start = group
-        .columns()
-        .iter()
-        .map(|c| c.byte_range().0)
-        .min()
-        .unwrap_or(0);
-    let end = group
-        .columns()
-        .iter()
-        .map(|c| c.byte_range().0 + c.byte_range().1)
-        .max();
-    let bytes = file
-        .get(start as usize..end.unwrap_or(start) as usize)
-        .ok_or_else(unexpected)?;
-    let shift = offset as i64 - start as i64;
-    let mut chunks = Chunks {
-        bytes: bytes.to_vec(),
-        metadata: Vec::new(),
-        indexes: Vec::new(),
-    };
-    for (i, column) in group.columns().iter().enumerate() {
-        let dictionary = column.dictionary_page_offset().map(|at| at + shift);
-        let moved = column.clone().into_builder();
-        let moved = moved.set_data_page_offset(column.data_page_offset() + shift);
-        let moved = moved.set_column_index_offset(None).set_column_index_length(None);
-        chunks
-            .metadata
-            .push(moved.set_dictionary_page_offset(dictionary).build()?);
-        let mut index = pages.offset_index(i).ok_or_else(unexpected)?.clone();
-        for page in &mut index.page_locations {
-            page.offset += shift;
+impl Chunks {
+    fn new(file: Vec<u8>, metadata: ParquetMetaData) -> Result<Self> {
+        let [group] = metadata.row_groups() else {
+            return Err(unexpected());
+        };
+        let ranges = group.columns().iter().map(ColumnChunkMetaData::byte_range);
+        let start = ranges.clone().map(|(start, _)| start).min().unwrap_or(0);
+        let end = ranges.map(|(start, size)| start + size).max().unwrap_or(start);
+        let range = start as usize..end as usize;
+        match file.get(range.clone()) {
+            Some(_) => Ok(Self {
+                file,
+                metadata,
+                range,
+            }),
+            None => Err(unexpected()),
         }
-        chunks.indexes.push(index);
     }
-    Ok(chunks)
+
+    /// The chunks' pages, back to back.
+    pub fn bytes(&self) -> &[u8] {
+        &self.file[self.range.clone()]
+    }
+
+    /// Metadata and offset indexes of the chunks, whose bytes will stand at `offset`.
+    pub fn at(&self, offset: u64) -> Result<(Vec<ColumnChunkMetaData>, Vec<OffsetIndexMetaData>)> {
+        let shift = offset as i64 - self.range.start as i64;
+        let group = self.metadata.row_group(0);
+        let pages = self.metadata.page_index_for_row_group(0);
+        let (mut metadata, mut indexes) = (Vec::new(), Vec::new());
+        for (i, column) in group.columns().iter().enumerate() {
+            let dictionary = column.dictionary_page_offset().map(|at| at + shift);
+            let moved = column.clone().into_builder();
+            let moved = moved.set_data_page_offset(column.data_page_offset() + shift);
+            let moved = moved.set_column_index_offset(None).set_column_index_length(None);
+            metadata.push(moved.set_dictionary_page_offset(dictionary).build()?);
+            let mut index = pages.offset_index(i).ok_or_else(unexpected)?.clone();
+            for page in &mut index.page_locations {
+                page.offset += shift;
+            }
+            indexes.push(index);
+        }
+        Ok((metadata, indexes))
+    }
+}
+
+fn unexpected() -> ParquetError {
+    ParquetError::General("the scalar columns were not written as one row group".into())
 }
