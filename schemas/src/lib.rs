@@ -21,7 +21,7 @@
 //! ```
 //!
 //! `FORMAT.md` beside this crate describes the format in prose.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod columns;
 mod dtype;

@@ -32,33 +32,7 @@ impl Stats {
     /// assert_eq!((s.abs_max, s.nan_count), (Some(4.0), 1));
     /// ```
     pub fn of_f32(values: &[f32]) -> Self {
-        let (mut sum, mut squares) = ([0f64; LANES], [0f64; LANES]);
-        let (mut min, mut max) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]);
-        let mut odd = 0u64; // elements that are not finite
-        let (blocks, tail) = values.as_chunks::<LANES>();
-        for block in blocks {
-            for lane in 0..LANES {
-                let x = block[lane];
-                let finite = x.is_finite();
-                odd += u64::from(!finite);
-                let d = if finite { f64::from(x) } else { 0.0 };
-                sum[lane] += d;
-                squares[lane] += d * d;
-                min[lane] = if finite && x < min[lane] { x } else { min[lane] };
-                max[lane] = if finite && x > max[lane] { x } else { max[lane] };
-            }
-        }
-        for (lane, &x) in tail.iter().enumerate() {
-            if x.is_finite() {
-                let d = f64::from(x);
-                sum[lane] += d;
-                squares[lane] += d * d;
-                min[lane] = min[lane].min(x);
-                max[lane] = max[lane].max(x);
-            } else {
-                odd += 1;
-            }
-        }
+        let (sum, squares, min, max, odd) = sums(values);
         let nan_count = if odd == 0 {
             0
         } else {
@@ -66,10 +40,10 @@ impl Stats {
         };
         Self::from_parts(
             values.len() as u64 - odd,
-            sum.iter().sum(),
-            squares.iter().sum(),
-            f64::from(min.into_iter().fold(f32::INFINITY, f32::min)),
-            f64::from(max.into_iter().fold(f32::NEG_INFINITY, f32::max)),
+            sum,
+            squares,
+            f64::from(min),
+            f64::from(max),
             nan_count,
             odd - nan_count,
         )
@@ -124,12 +98,83 @@ impl Stats {
     }
 }
 
+/// Sum, sum of squares, smallest and largest of the finite elements, and the number of the others.
+type Sums = (f64, f64, f32, f32, u64);
+
+/// The same bits on every machine: the lanes are as many whatever registers hold them, and nothing is fused.
+fn sums(values: &[f32]) -> Sums {
+    #[cfg(target_arch = "x86_64")]
+    #[allow(unsafe_code)]
+    if std::arch::is_x86_feature_detected!("avx2") {
+        // SAFETY: this machine has what the function needs
+        return unsafe { sums_avx2(values) };
+    }
+    sums_of(values)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn sums_avx2(values: &[f32]) -> Sums {
+    sums_of(values)
+}
+
+#[inline(always)] // compiled again with wider registers
+fn sums_of(values: &[f32]) -> Sums {
+    let (mut sum, mut squares) = ([0f64; LANES], [0f64; LANES]);
+    let (mut min, mut max) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]);
+    let mut odd = 0u64;
+    // a count of 32 bits a lane stands in the registers that the comparison fills
+    for part in values.chunks(1 << 20) {
+        let mut odd_lanes = [0u32; LANES];
+        let (blocks, tail) = part.as_chunks::<LANES>();
+        for block in blocks {
+            for lane in 0..LANES {
+                let x = block[lane];
+                let finite = x.abs() < f32::INFINITY;
+                odd_lanes[lane] += u32::from(!finite);
+                let d = f64::from(if finite { x } else { 0.0 });
+                sum[lane] += d;
+                squares[lane] += d * d;
+                let low = if finite { x } else { f32::INFINITY };
+                min[lane] = if low < min[lane] { low } else { min[lane] };
+                let high = if finite { x } else { f32::NEG_INFINITY };
+                max[lane] = if high > max[lane] { high } else { max[lane] };
+            }
+        }
+        for (lane, &x) in tail.iter().enumerate() {
+            if x.is_finite() {
+                let d = f64::from(x);
+                sum[lane] += d;
+                squares[lane] += d * d;
+                min[lane] = min[lane].min(x);
+                max[lane] = max[lane].max(x);
+            } else {
+                odd_lanes[lane] += 1;
+            }
+        }
+        odd += odd_lanes.iter().map(|&n| u64::from(n)).sum::<u64>();
+    }
+    (
+        sum.iter().sum(),
+        squares.iter().sum(),
+        min.into_iter().fold(f32::INFINITY, f32::min),
+        max.into_iter().fold(f32::NEG_INFINITY, f32::max),
+        odd,
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
 
     proptest! {
+        #[test]
+        fn every_width_of_registers_gives_the_same_bits(v in proptest::collection::vec(proptest::num::f32::ANY, 0..300)) {
+            let (a, b) = (sums(&v), sums_of(&v));
+            prop_assert_eq!((a.0.to_bits(), a.1.to_bits(), a.2.to_bits(), a.3.to_bits(), a.4), (b.0.to_bits(), b.1.to_bits(), b.2.to_bits(), b.3.to_bits(), b.4));
+        }
+
         #[test]
         fn both_ways_to_compute_statistics_agree(v in proptest::collection::vec(proptest::num::f32::ANY, 0..100)) {
             let (a, b) = (Stats::of_f32(&v), Stats::of_f64(v.iter().map(|&x| f64::from(x))));
