@@ -1,5 +1,6 @@
 //! Counts how often each key was seen, in little memory.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 
 /// Visits of the keys (request, layer, stage, seq).
@@ -8,7 +9,15 @@ use std::collections::{BTreeMap, HashMap};
 /// few ranges: an engine that never says where a forward call begins takes a range a key, however long
 /// it runs, and not an entry a record. Only positions in no order take one each.
 #[derive(Debug, Default)]
-pub(crate) struct Visits(HashMap<(i32, i32, u32), Ranges>);
+pub(crate) struct Visits(HashMap<(i32, i32, u32), Seen>);
+
+/// The visits of a key.
+#[derive(Debug)]
+enum Seen {
+    /// Positions from the first to the last, once each. No memory is taken for what most keys need.
+    Once(i64, i64),
+    Often(Ranges),
+}
 
 /// First position of a range, and (its last position, the count of each). Ranges don't overlap, and
 /// neighbours that touch have other counts.
@@ -21,22 +30,45 @@ impl Visits {
 
     /// How often the key was seen before; counts this visit.
     pub fn visit(&mut self, request: i32, layer: i32, stage: u32, seq: i64) -> i32 {
-        let ranges = self.0.entry((request, layer, stage)).or_default();
-        let at = (ranges.range(..=seq).next_back()).map(|(&first, &(last, count))| (first, last, count));
-        let Some((first, last, count)) = at.filter(|&(_, last, _)| seq <= last) else {
-            insert(ranges, seq, 1);
-            return 0;
+        let seen = match self.0.entry((request, layer, stage)) {
+            Entry::Occupied(seen) => seen.into_mut(),
+            Entry::Vacant(new) => {
+                new.insert(Seen::Once(seq, seq));
+                return 0;
+            }
         };
-        ranges.remove(&first);
-        if first < seq {
-            ranges.insert(first, (seq - 1, count));
+        match seen {
+            Seen::Once(_, last) if last.checked_add(1) == Some(seq) => {
+                *last = seq;
+                0
+            }
+            Seen::Once(first, last) => {
+                let mut ranges = Ranges::from([(*first, (*last, 1))]);
+                let before = visit(&mut ranges, seq);
+                *seen = Seen::Often(ranges);
+                before
+            }
+            Seen::Often(ranges) => visit(ranges, seq),
         }
-        if seq < last {
-            ranges.insert(seq + 1, (last, count));
-        }
-        insert(ranges, seq, count.saturating_add(1));
-        count
     }
+}
+
+/// How often the position was seen before; counts this visit.
+fn visit(ranges: &mut Ranges, seq: i64) -> i32 {
+    let at = (ranges.range(..=seq).next_back()).map(|(&first, &(last, count))| (first, last, count));
+    let Some((first, last, count)) = at.filter(|&(_, last, _)| seq <= last) else {
+        insert(ranges, seq, 1);
+        return 0;
+    };
+    ranges.remove(&first);
+    if first < seq {
+        ranges.insert(first, (seq - 1, count));
+    }
+    if seq < last {
+        ranges.insert(seq + 1, (last, count));
+    }
+    insert(ranges, seq, count.saturating_add(1));
+    count
 }
 
 /// Puts in a position that stands in no range, and joins it with the neighbours of the same count.
@@ -63,7 +95,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn ranges(visits: &Visits) -> usize {
-        visits.0.values().map(BTreeMap::len).sum()
+        let of = |seen: &Seen| match seen {
+            Seen::Once(..) => 1,
+            Seen::Often(ranges) => ranges.len(),
+        };
+        visits.0.values().map(of).sum()
     }
 
     #[test]

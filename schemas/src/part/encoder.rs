@@ -37,7 +37,9 @@ pub struct PartEncoder {
     group: Group,
     scalars: Scalars,
     rows: u64,
+    /// Memory for the head of a page, used again.
     head: Vec<u8>,
+    levels: Vec<u8>,
     /// Row groups whose scalar columns wait until all pages are there; used where pages were adopted.
     waiting: Option<Vec<(Group, Chunks)>>,
 }
@@ -79,6 +81,7 @@ impl PartEncoder {
             scalars: Scalars::new(),
             rows: 0,
             head: Vec::new(),
+            levels: Vec::new(),
             waiting: None,
         })
     }
@@ -209,7 +212,7 @@ impl PartEncoder {
 
     /// Writes the page's rows, whose floats are `values`.
     fn write_page<S: Sink>(&mut self, values: &[u8], sink: &mut S) -> Result<(), S::Error> {
-        begin_page(&self.page.rows, self.offset, &mut self.head);
+        begin_page(&self.page.rows, self.offset, &mut self.levels, &mut self.head);
         let size = (self.head.len() + values.len()) as u64;
         self.group.add_page(self.offset, size, &self.page.rows);
         let written = sink.page(&PageBytes {

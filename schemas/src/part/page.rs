@@ -6,21 +6,21 @@ use crate::levels::{self, RowLen};
 /// the mapped file gets aligned slices.
 const ALIGNMENT: u64 = 64;
 
-/// Puts header and levels of a page into `out`, to be followed by its floats. The page will be written at
-/// `offset` in the file, and its definition levels are lengthened so that the floats begin aligned,
-/// which is possible but for pages of a few floats.
-pub(super) fn begin_page(rows: &[RowLen], offset: u64, out: &mut Vec<u8>) {
+/// Puts header and levels of a page into `out`, to be followed by its floats; `levels` is memory that is used
+/// again. The page will be written at `offset` in the file, and its definition levels are lengthened so
+/// that the floats begin aligned, which is possible but for pages of a few floats.
+pub(super) fn begin_page(rows: &[RowLen], offset: u64, levels: &mut Vec<u8>, out: &mut Vec<u8>) {
     let floats: u64 = rows.iter().map(|row| row.unwrap_or(0)).sum();
-    let mut rep = Vec::new();
-    levels::encode_repetition(rows, &mut rep);
-    let mut def = Vec::new();
+    levels.clear();
+    levels::encode_repetition(rows, levels);
+    let rep_len = levels.len();
     let mut padding = 0;
     // a longer page may need a longer header, so that a second look is due; more than a few never are
     for _ in 0..8 {
-        def.clear();
-        let padded = levels::encode_definition(rows, padding, &mut def);
-        header(rows, floats, rep.len(), def.len(), out);
-        let start = offset + (out.len() + rep.len() + def.len()) as u64;
+        levels.truncate(rep_len);
+        let padded = levels::encode_definition(rows, padding, levels);
+        header(rows, floats, rep_len, levels.len() - rep_len, out);
+        let start = offset + (out.len() + levels.len()) as u64;
         let missing = (ALIGNMENT - start % ALIGNMENT) % ALIGNMENT;
         if floats == 0 || (padded && missing == 0) {
             break;
@@ -31,8 +31,7 @@ pub(super) fn begin_page(rows: &[RowLen], offset: u64, out: &mut Vec<u8>) {
             ALIGNMENT as usize
         };
     }
-    out.extend_from_slice(&rep);
-    out.extend_from_slice(&def);
+    out.extend_from_slice(levels);
 }
 
 /// Parquet's `PageHeader` of an uncompressed data page v2, in Thrift's compact protocol.
@@ -92,7 +91,7 @@ mod tests {
 
     #[test]
     fn floats_begin_aligned_wherever_a_page_begins() {
-        let mut out = vec![];
+        let (mut out, mut levels) = (vec![], vec![]);
         let pages: [&[RowLen]; 6] = [
             &[Some(576)],
             &[Some(64); 1000],
@@ -103,7 +102,7 @@ mod tests {
         ];
         for rows in pages {
             for offset in (4..400).chain([1 << 30, (1 << 31) - 7]) {
-                begin_page(rows, offset, &mut out);
+                begin_page(rows, offset, &mut levels, &mut out);
                 assert_eq!((offset + out.len() as u64) % 64, 0, "{rows:?} at {offset}");
             }
         }
@@ -111,10 +110,10 @@ mod tests {
 
     #[test]
     fn a_page_that_cannot_be_aligned_is_short() {
-        let mut out = vec![];
-        begin_page(&[Some(3)], 4, &mut out);
+        let (mut out, mut levels) = (vec![], vec![]);
+        begin_page(&[Some(3)], 4, &mut levels, &mut out);
         assert!(out.len() < 128, "{}", out.len());
-        begin_page(&[None, None, Some(0)], 4, &mut out);
+        begin_page(&[None, None, Some(0)], 4, &mut levels, &mut out);
         assert!(out.len() < 40, "{}", out.len());
     }
 }
