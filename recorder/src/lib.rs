@@ -73,6 +73,8 @@ mod run;
 #[cfg(feature = "trace")]
 mod select;
 #[cfg(feature = "trace")]
+mod sequences;
+#[cfg(feature = "trace")]
 mod shared;
 #[cfg(feature = "trace")]
 mod signals;

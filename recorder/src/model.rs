@@ -39,6 +39,7 @@ pub(crate) fn hash_in_background(shared: Arc<Shared>, path: String) -> Option<Ha
         {
             model.blake3 = Some(blake3);
             model.bytes = Some(bytes);
+            shared.changed.store(true, Ordering::Relaxed);
         }
         drop(shared);
         *lock(&state.ended) = true;

@@ -124,6 +124,7 @@ impl Recorder {
         let mut info = lock(&handle.shared.info);
         let before = info.model.clone();
         edit(&mut info);
+        handle.shared.changed.store(true, Ordering::Relaxed);
         let Some(now) = &mut info.model else { return };
         if now.blake3.is_some() || now.path.is_empty() {
             return;

@@ -1,17 +1,15 @@
 //! What engine threads and the writer thread share: the queue, what is known of the run, what was lost.
 
+use crate::sequences::{Sequences, Take};
 use crate::{
     Engine, RunInfo, TensorError, Values, builder::Fixed, lock, process, queue::Queue, queue::WhenFull,
 };
 use bitnet_trace_schema::selection::Selection;
-use bitnet_trace_schema::{Dropped, FORMAT_VERSION, Manifest, Owner, PartEntry, RunState, Sequence, Writer};
-use std::collections::BTreeMap;
+use bitnet_trace_schema::{Dropped, FORMAT_VERSION, Manifest, Owner, PartEntry, RunState, Writer};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock};
 
-/// Positions beyond this are not listed in the manifest: its ids are a dense list.
-const MAX_POSITIONS: usize = 1 << 24;
 /// Reasons beyond this many are counted together.
 const MAX_REASONS: usize = 64;
 
@@ -29,7 +27,9 @@ pub(crate) struct Shared {
     /// Whether the engine ended the run.
     pub ended: AtomicBool,
     pub info: Mutex<RunInfo>,
-    pub sequences: Mutex<BTreeMap<i32, Sequence>>,
+    sequences: Mutex<Sequences>,
+    /// Whether the manifest on disk is not up to date.
+    pub changed: AtomicBool,
     /// The parts sealed so far.
     pub parts: Mutex<Vec<PartEntry>>,
     dropped: Mutex<Dropped>,
@@ -65,6 +65,7 @@ impl Shared {
             ended: AtomicBool::new(false),
             info: Mutex::default(),
             sequences: Mutex::default(),
+            changed: AtomicBool::new(false),
             parts: Mutex::default(),
             dropped: Mutex::default(),
             failure: OnceLock::new(),
@@ -94,6 +95,7 @@ impl Shared {
         let reason = if room { reason } else { "other reasons" };
         *dropped.reasons.entry(reason.to_owned()).or_default() += n;
         dropped.total += n;
+        self.changed.store(true, Ordering::Relaxed);
         dropped.total
     }
 
@@ -136,28 +138,22 @@ impl Shared {
 
     /// Notes token ids; ids below 0 and positions out of range are not known.
     pub fn tokens(&self, request: i32, first_seq: i64, ids: &mut dyn Iterator<Item = i64>) {
-        let mut sequences = lock(&self.sequences);
-        let sequence = sequences.entry(request).or_insert_with(|| Sequence {
-            request,
-            ids: Vec::new(),
-            rewrites: 0,
-        });
-        for (i, id) in ids.enumerate() {
-            let position = first_seq
-                .checked_add(i as i64)
-                .and_then(|p| usize::try_from(p).ok());
-            let Some(position) = position.filter(|&p| p < MAX_POSITIONS) else {
-                continue;
-            };
-            if sequence.ids.len() <= position {
-                sequence.ids.resize(position + 1, None);
-            }
-            let Some(id) = i32::try_from(id).ok().filter(|&id| id >= 0) else {
-                continue;
-            };
-            let before = sequence.ids[position].replace(id);
-            sequence.rewrites += u64::from(before.is_some_and(|b| b != id));
-        }
+        lock(&self.sequences).note(request, first_seq, ids);
+    }
+
+    /// Whether token ids came since they were [taken](Self::take_tokens).
+    pub fn has_tokens(&self) -> bool {
+        lock(&self.sequences).has_news()
+    }
+
+    /// Hands out the token ids that came since the last call; see [`Sequences::take_news`].
+    pub fn take_tokens(&self, take: &mut Take<'_>) {
+        lock(&self.sequences).take_news(take);
+    }
+
+    /// Whether what is written must survive a power loss.
+    pub fn is_durable(&self) -> bool {
+        false
     }
 
     /// The manifest as it stands now.
@@ -185,7 +181,7 @@ impl Shared {
             settings: info.settings,
             prompt: info.prompt,
             prompt_tokens: info.prompt_tokens,
-            sequences: lock(&self.sequences).values().cloned().collect(),
+            sequences: lock(&self.sequences).list(),
             values: self.values,
             selection: self.selection.as_ref().map(Selection::to_string),
             imported: None,

@@ -311,3 +311,24 @@ fn threads_record_into_one_run_through_a_small_queue() {
         assert_eq!(record.values, Some(values));
     }
 }
+
+#[test]
+fn what_the_engine_tells_stands_in_the_manifest_while_it_runs() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let recorder = recorder(dir.path(), "a");
+    let run = recorder.run_dir().expect("on").to_owned();
+    recorder.set_prompt("hi", 1);
+    recorder.tokens(0, 0, &[7]);
+    recorder.drop_tensor(Tap::new("x", 0, 0), "type Q4_K");
+    let told = || {
+        let m = common::manifest(&run);
+        assert_eq!(m.state, RunState::Recording);
+        m.prompt.is_some() && m.dropped.total == 1 && m.sequences.len() == 1
+    };
+    let since = std::time::Instant::now();
+    while !told() {
+        assert!(since.elapsed().as_secs() < 60, "it is never written");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    recorder.finish().expect("sealed");
+}

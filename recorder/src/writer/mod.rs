@@ -1,6 +1,8 @@
 //! The writer thread: takes tensors from the queue, makes records of their slices, writes parts and the
 //! manifest.
 
+mod disk;
+mod journal;
 pub(crate) mod manifest;
 mod part;
 mod visits;
@@ -10,15 +12,18 @@ use bitnet_trace_schema::part::Row;
 use bitnet_trace_schema::{RecordMeta, RunState, Stats};
 use half::slice::HalfFloatSliceExt;
 use part::{Part, PartError};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use visits::Visits;
 
-/// How long the writer waits for tensors before it looks after what else there is.
-const IDLE: Duration = Duration::from_secs(1);
+/// How long nothing must come before rows that wait for their page are written to the journal.
+const IDLE: Duration = Duration::from_millis(50);
+/// How long the writer sleeps where nothing waits, and how old a manifest may be that is not up to date.
+const QUIET: Duration = Duration::from_secs(1);
 
 /// Writes the first manifest and starts the writer thread, which ends when the queue is closed.
 ///
@@ -49,7 +54,14 @@ pub(crate) fn spawn(shared: Arc<Shared>, layout: Layout) -> Result<JoinHandle<()
 struct Writer<'a> {
     shared: &'a Shared,
     layout: Layout,
-    part: Option<Part>,
+    part: Option<Part<'a>>,
+    /// Rows of the run so far, and those of them in sealed parts.
+    rows: u64,
+    sealed_rows: u64,
+    /// Tensors whose room in the queue is not given back: how many rows there were at the end of each, and the room.
+    held: VecDeque<(u64, usize)>,
+    /// When the manifest was written last.
+    told: Instant,
     /// Number of the first tensor with rows in the part being written.
     first_unsealed: Option<i64>,
     /// The pass that `visits` belongs to.
@@ -68,6 +80,10 @@ impl<'a> Writer<'a> {
             shared,
             layout,
             part: None,
+            rows: 0,
+            sealed_rows: 0,
+            held: VecDeque::new(),
+            told: Instant::now(),
             first_unsealed: None,
             pass: 0,
             visits: Visits::default(),
@@ -125,15 +141,14 @@ impl<'a> Writer<'a> {
     fn jobs(&mut self) -> Result<(), PartError> {
         let queue = &self.shared.queue;
         loop {
-            match queue.pop(IDLE) {
-                Popped::Job(job) => {
-                    self.job(&job)?;
-                    let room = job.reserved;
-                    queue.recycle(job);
-                    queue.release(room);
-                }
-                Popped::Idle => {}
+            let behind = self.part.as_ref().is_some_and(Part::is_behind);
+            match queue.pop(if behind { IDLE } else { QUIET }) {
+                Popped::Job(job) => self.take(job)?,
+                Popped::Idle => self.save()?,
                 Popped::Closed => break,
+            }
+            if self.shared.changed.load(Ordering::Relaxed) && self.told.elapsed() >= QUIET {
+                self.tell();
             }
         }
         match self.shared.queue.filling() {
@@ -141,6 +156,49 @@ impl<'a> Writer<'a> {
             n => drop(self.shared.count_reason("not copied when the run ended", n)),
         }
         Ok(())
+    }
+
+    fn take(&mut self, job: Box<Job>) -> Result<(), PartError> {
+        self.job(&job)?;
+        self.held.push_back((self.rows, job.reserved));
+        self.shared.queue.recycle(job);
+        self.release();
+        Ok(())
+    }
+
+    /// Makes safe what came so far.
+    fn save(&mut self) -> Result<(), PartError> {
+        match &mut self.part {
+            Some(part) => part.save()?,
+            None if self.shared.has_tokens() => self.shared.changed.store(true, Ordering::Relaxed),
+            None => {}
+        }
+        self.release();
+        Ok(())
+    }
+
+    /// Gives back the room of tensors that a crash can no longer lose.
+    fn release(&mut self) {
+        let safe = self.sealed_rows + self.part.as_ref().map_or(0, Part::safe_rows);
+        let mut room = 0;
+        while let Some(&(_, bytes)) = self.held.front().filter(|&&(rows, _)| rows <= safe) {
+            room += bytes;
+            self.held.pop_front();
+        }
+        if room > 0 {
+            self.shared.queue.release(room);
+        }
+    }
+
+    /// Writes the manifest as it stands; where that fails, it is tried again later. Whether it was written.
+    fn tell(&mut self) -> bool {
+        self.told = Instant::now();
+        self.shared.changed.store(false, Ordering::Relaxed);
+        let written = manifest::write(self.shared, RunState::Recording).is_ok();
+        if !written {
+            self.shared.changed.store(true, Ordering::Relaxed);
+        }
+        written
     }
 
     /// Writes a tensor: one record a token.
@@ -215,19 +273,24 @@ impl<'a> Writer<'a> {
             }
         };
         part.push(&row)?;
+        self.rows += 1;
         if part.is_full() {
             self.seal()?;
-            // what is known so far survives a crash; a failure here is met again at the end
-            let _ = manifest::write(self.shared, RunState::Recording);
         }
         Ok(())
     }
 
+    /// Seals the part. Its journal is removed when the manifest lists the part and knows the token ids that only
+    /// the journal told.
     fn seal(&mut self) -> Result<(), PartError> {
         if let Some(part) = self.part.take() {
             let sealed = part.seal()?;
-            lock(&self.shared.parts).push(sealed);
+            self.sealed_rows += sealed.entry.rows;
+            lock(&self.shared.parts).push(sealed.entry);
             self.first_unsealed = None;
+            if self.tell() {
+                let _ = std::fs::remove_file(sealed.journal); // a reader does it otherwise
+            }
         }
         Ok(())
     }
@@ -258,34 +321,4 @@ fn to_f32(dtype: DType, bytes: &[u8], out: &mut Vec<f32>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{Recorder, Tap, TensorView, bytes_of, job::Plan};
-
-    #[test]
-    fn a_panic_in_the_writer_thread_lets_the_engine_go_and_counts_every_tensor_that_is_lost() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let builder = Recorder::builder(dir.path());
-        let layout = builder.layout;
-        let shared = Arc::new(Shared::new("a".into(), dir.path().to_owned(), builder));
-        let values = [1.0f32; 4];
-        for seq in 0..5 {
-            let (tap, bytes) = (Tap::new("x", 0, seq), bytes_of(&values));
-            let view = TensorView::new(DType::F32, &[4], bytes);
-            let plan = Plan::new(&tap, &view, None).expect("a tensor");
-            let mut slot = shared.queue.reserve(plan.bytes, 0).expect("open");
-            slot.job().fill(&tap, &view, &plan).expect("memory");
-            if seq == 3 {
-                slot.job().data.clear(); // a defect
-            }
-            slot.push().expect("open");
-        }
-        let writer = spawn(Arc::clone(&shared), layout).expect("a thread");
-        writer.join().expect("it ends as ever");
-        assert!(shared.queue.reserve(1, 0).is_err());
-        let text = std::fs::read_to_string(dir.path().join("run.json")).expect("a manifest");
-        assert!(text.contains("the writer thread panicked"), "{text}");
-        let manifest = shared.manifest(RunState::Failed);
-        assert_eq!((manifest.records, manifest.dropped.total), (0, 5));
-    }
-}
+mod tests;
