@@ -21,7 +21,7 @@
 //! ```
 //!
 //! `FORMAT.md` beside this crate describes the format in prose.
-#![deny(unsafe_code)]
+#![forbid(unsafe_code)]
 
 pub mod columns;
 mod dtype;
