@@ -13,7 +13,9 @@ use std::path::{Path, PathBuf};
 /// can say so.
 const RESERVE: u64 = 256 << 10;
 /// The journal takes room on the disk in steps of this.
-const STEP: u64 = 4 << 20;
+const STEP: u64 = 256 << 10;
+/// Memory for entries that is kept to be used again.
+const KEEP: usize = 1 << 20;
 
 /// An open journal. What it names is never cut off.
 pub(super) struct Journal {
@@ -103,7 +105,7 @@ impl Journal {
         let written = reserve(&self.file, &mut self.room, self.end + size)
             .and_then(|()| self.file.write_all(&self.out));
         self.out.clear();
-        self.out.shrink_to(STEP as usize);
+        self.out.shrink_to(KEEP);
         written.map_err(|error| PartError::io(&self.path, error))?;
         self.end += size;
         Ok(())
