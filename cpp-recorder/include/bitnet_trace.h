@@ -183,7 +183,8 @@ BNT_API int bnt_set_model(bnt_recorder *recorder, const char *path);
 
 /* What else is known of the run. Keys with a place of their own in the manifest:
  *   threads, batch, prompt_tokens        whole numbers
- *   flash_attention, graph_split, positions_counted   on, off, true, false, 1, 0
+ *   flash_attention, graph_split, positions_counted, fusion_may_differ, threads_may_differ
+ *                                        on, off, true, false, 1, 0
  *   kv_type, fault, prompt, model_arch   text
  * Any other key goes to settings.extra. BNT_ERR_ARGUMENT where the value is not of the key's kind. */
 BNT_API int bnt_set(bnt_recorder *recorder, const char *key, const char *value);

@@ -178,9 +178,17 @@ private:
         cells_.clear();
         cells_source_ = nullptr;
         last_layer_.item.stage = nullptr;
-        if (!noted_) bnt_set(recorder, "graph_split", "true");
+        if (!noted_) note_observation(recorder);
         noted_ = true;
         bnt_begin_pass(recorder);
+    }
+
+    /* A backend fuses what it is given at once, and the scheduler now gives it the nodes up to each that is wanted.
+     * Each is computed by as many threads as ever. */
+    static void note_observation(bnt_recorder *recorder) {
+        bnt_set(recorder, "graph_split", "true");
+        bnt_set(recorder, "fusion_may_differ", "true");
+        bnt_set(recorder, "threads_may_differ", "false");
     }
 
     void learn_tokens(const ggml_tensor *t) { read_integers(t->src[1], ids_); }

@@ -12,6 +12,8 @@ pub fn set(info: &mut RunInfo, key: &str, value: &str) -> bool {
         "flash_attention" => return switch(value, |on| info.settings.flash_attention = Some(on)),
         "graph_split" => return switch(value, |on| info.observation.graph_split = on),
         "positions_counted" => return switch(value, |on| info.observation.positions_counted = on),
+        "fusion_may_differ" => return switch(value, |on| info.observation.fusion_may_differ = Some(on)),
+        "threads_may_differ" => return switch(value, |on| info.observation.threads_may_differ = Some(on)),
         "kv_type" => info.settings.kv_type = Some(value.to_owned()),
         "fault" => info.settings.fault = Some(value.to_owned()),
         "prompt" => info.prompt = Some(value.to_owned()),
@@ -50,6 +52,8 @@ mod tests {
             ("flash_attention", "off"),
             ("graph_split", "true"),
             ("positions_counted", "1"),
+            ("fusion_may_differ", "true"),
+            ("threads_may_differ", "off"),
             ("kv_type", "F32"),
             ("fault", "none"),
             ("prompt", "What is 2+2?"),
@@ -64,6 +68,8 @@ mod tests {
         );
         assert_eq!(info.settings.flash_attention, Some(false));
         assert!(info.observation.graph_split && info.observation.positions_counted);
+        assert_eq!(info.observation.fusion_may_differ, Some(true));
+        assert_eq!(info.observation.threads_may_differ, Some(false));
         assert_eq!(info.settings.kv_type.as_deref(), Some("F32"));
         assert_eq!(info.model.and_then(|m| m.arch).as_deref(), Some("llama"));
         assert_eq!(

@@ -7,7 +7,7 @@ use crate::{
     report::{Labels, Note},
     tolerance::Tolerance,
 };
-use bitnet_trace_schema::{Manifest, Model};
+use bitnet_trace_schema::{Manifest, Model, Observation};
 use std::collections::BTreeSet;
 
 /// Weight types whose products do not round the activations.
@@ -105,6 +105,45 @@ pub fn notes(left: &Side<'_>, right: &Side<'_>, ids: &TokenIds, tolerance: &Tole
     }
     if same_run(left, right) {
         add("same_run", "both sides are the same run".into());
+    }
+    notes
+}
+
+/// How recording may have touched a run, in words.
+pub(crate) fn touched(observation: &Observation) -> Vec<&'static str> {
+    let facts = [
+        (
+            observation.fusion_may_differ == Some(true),
+            "recording had operators computed one by one, which may keep the engine from fusing them",
+        ),
+        (
+            observation.threads_may_differ == Some(true),
+            "recording may have changed how many threads computed",
+        ),
+        (
+            observation.positions_counted,
+            "positions were counted by the recorder, since the graph did not show them",
+        ),
+    ];
+    facts
+        .into_iter()
+        .filter_map(|(is_so, text)| is_so.then_some(text))
+        .collect()
+}
+
+/// For runs that diverge: where recording itself may have changed the numbers.
+pub(crate) fn observation(left: &Side<'_>, right: &Side<'_>) -> Vec<Note> {
+    let names = Labels::new(None, left.name, right.name);
+    let mut notes = Vec::new();
+    for (side, name) in [(left, &names.left), (right, &names.right)] {
+        let computed = Observation {
+            positions_counted: false, // always noted
+            ..side.manifest.observation.clone()
+        };
+        notes.extend(touched(&computed).into_iter().map(|fact| Note {
+            kind: "observation",
+            message: format!("{name}: {fact}; `bitnet-diff doctor --observer` tells whether it matters"),
+        }));
     }
     notes
 }

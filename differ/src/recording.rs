@@ -1,8 +1,9 @@
 //! What a program recorded.
 
 use crate::{compare::Status, report::ErrorView, runs::RunLine};
-use bitnet_trace_schema::Manifest;
+use bitnet_trace_store::{Database, Filter, StoreError};
 use serde::Serialize;
+use std::{collections::BTreeSet, ffi::OsStr, path::Path};
 
 /// What `record` tells.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -28,26 +29,59 @@ pub struct RecordedRun {
     /// The run.
     #[serde(flatten)]
     pub run: RunLine,
-    /// Which records were kept, if not all of them.
-    pub selection: Option<String>,
     /// Positions whose token ids are known.
     pub tokens: u64,
     /// Number of different stages.
-    pub stages: u64,
-    /// Tensors that were offered and not recorded.
-    pub dropped: u64,
+    #[serde(rename = "stages", serialize_with = "count")]
+    pub stages: BTreeSet<String>,
+    /// First and last layer; none without records.
+    #[serde(skip)]
+    pub layers: Option<(i64, i64)>,
+    /// First and last position; none without records.
+    #[serde(skip)]
+    pub seqs: Option<(i64, i64)>,
+}
+
+fn count<S: serde::Serializer>(all: &BTreeSet<String>, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_u64(all.len() as u64)
 }
 
 impl RecordedRun {
-    /// A run, its manifest and the number of its stages, where it can be read.
-    pub fn of(run: RunLine, manifest: Option<&Manifest>, stages: u64) -> Self {
-        let ids = manifest.iter().flat_map(|m| &m.sequences).flat_map(|s| &s.ids);
-        Self {
-            selection: manifest.and_then(|m| m.selection.clone()),
-            tokens: ids.filter(|id| id.is_some()).count() as u64,
-            stages,
-            dropped: manifest.map_or(0, |m| m.dropped.total),
-            run,
+    /// The runs of a database whose directory `is_new` takes, oldest first.
+    ///
+    /// # Errors
+    /// [`StoreError`] where the database or the records of a run cannot be read.
+    pub fn all(database: &Path, is_new: &dyn Fn(&OsStr) -> bool) -> Result<Vec<Self>, StoreError> {
+        let database = Database::open(database)?;
+        let new = |path: &Path| path.file_name().is_some_and(is_new);
+        let mut runs = Vec::new();
+        for summary in database.runs().iter().filter(|r| new(&r.path)) {
+            let mut recorded = Self {
+                run: RunLine::of(summary),
+                tokens: 0,
+                stages: BTreeSet::new(),
+                layers: None,
+                seqs: None,
+            };
+            if summary.error.is_none() {
+                let run = database.run(&summary.name)?;
+                let ids = run.manifest().sequences.iter().flat_map(|s| &s.ids);
+                recorded.tokens = ids.filter(|id| id.is_some()).count() as u64;
+                for row in run.records(&Filter::default())? {
+                    widen(&mut recorded.layers, row.meta.layer.into());
+                    widen(&mut recorded.seqs, row.meta.seq);
+                    if !recorded.stages.contains(&row.meta.stage) {
+                        recorded.stages.insert(row.meta.stage);
+                    }
+                }
+            }
+            runs.push(recorded);
         }
+        Ok(runs)
     }
+}
+
+fn widen(range: &mut Option<(i64, i64)>, to: i64) {
+    let (first, last) = range.unwrap_or((to, to));
+    *range = Some((first.min(to), last.max(to)));
 }

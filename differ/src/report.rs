@@ -368,6 +368,9 @@ fn notes(comparison: &Comparison<'_>) -> Vec<Note> {
         &comparison.ids,
         &comparison.options.tolerance,
     );
+    if comparison.status() == Status::Diverged {
+        notes.extend(crate::notes::observation(comparison.left, comparison.right));
+    }
     let within = comparison
         .outcomes
         .iter()

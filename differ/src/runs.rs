@@ -1,6 +1,6 @@
 //! The runs of a database.
 
-use bitnet_trace_schema::RunState;
+use bitnet_trace_schema::{Observation, RunState};
 use bitnet_trace_store::{Database, RunSummary};
 use serde::Serialize;
 
@@ -40,6 +40,12 @@ pub struct RunLine {
     pub parts: usize,
     /// Size of the parts in bytes.
     pub bytes: u64,
+    /// Which records were kept, if not all of them.
+    pub selection: Option<String>,
+    /// Tensors that were offered and not recorded.
+    pub dropped: u64,
+    /// How recording may have touched the engine's numbers.
+    pub observation: Observation,
 }
 
 impl RunsReport {
@@ -68,6 +74,9 @@ impl RunLine {
             records: run.records,
             parts: run.parts,
             bytes: run.bytes,
+            selection: run.selection.clone(),
+            dropped: run.dropped,
+            observation: run.observation.clone(),
         }
     }
 

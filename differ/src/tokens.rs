@@ -7,7 +7,7 @@ use crate::{
     judge::{Outcome, Reason, Verdict, by_elements, by_metadata},
     logits::distance,
     metrics::Metrics,
-    notes::notes,
+    notes::{notes, observation},
     num,
     plan::{Step, plan},
     records::Side,
@@ -178,6 +178,9 @@ pub fn tokens(
         (None, None) => Status::Ok,
     };
     let mut notes = notes(left, right, &ids, &options.tolerance);
+    if status == Status::Diverged {
+        notes.extend(observation(left, right));
+    }
     let with_nan = positions
         .iter()
         .filter(|p| p.verdict.is_match() && p.left.as_ref().is_some_and(|left| left.nan_count > 0));

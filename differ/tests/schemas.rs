@@ -3,37 +3,8 @@
 
 mod common;
 
-use common::{Made, downstream, run, shift, two};
-use serde_json::Value;
-use std::path::Path;
+use common::{Made, check_schema as check, downstream, run, shift, two};
 use tempfile::TempDir;
-
-/// Checks a document against schemas/<name>.schema.json, with no key that the schema does not describe.
-fn check(name: &str, document: &Value) {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../schemas/{name}.schema.json"));
-    let mut schema: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
-    close(&mut schema);
-    let validator = jsonschema::validator_for(&schema).unwrap();
-    let errors: Vec<String> = validator
-        .iter_errors(document)
-        .map(|e| format!("{}: {e}", e.instance_path()))
-        .collect();
-    assert!(errors.is_empty(), "{name}: {errors:#?}\n{document:#}");
-}
-
-/// Adds `additionalProperties: false` where properties are listed with what is required.
-fn close(schema: &mut Value) {
-    match schema {
-        Value::Object(map) => {
-            if map.contains_key("properties") && map.contains_key("required") {
-                map.insert("additionalProperties".into(), false.into());
-            }
-            map.values_mut().for_each(close);
-        }
-        Value::Array(all) => all.iter_mut().for_each(close),
-        _ => {}
-    }
-}
 
 #[test]
 fn json_outputs_validate() {

@@ -65,6 +65,7 @@ fn describe(run: &mut RunInfo) {
     run.observation = Observation {
         graph_split: true,
         positions_counted: false,
+        ..Observation::default()
     };
 }
 

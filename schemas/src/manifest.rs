@@ -217,12 +217,18 @@ impl Imported {
 /// How recording may have touched the engine's numbers.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Observation {
-    /// Whether an evaluation callback split the graph, which may change operator fusion.
+    /// Whether an evaluation callback split the graph.
     #[serde(default)]
     pub graph_split: bool,
     /// Whether positions were counted because the graph did not show them.
     #[serde(default)]
     pub positions_counted: bool,
+    /// Whether operators that the engine otherwise fuses may have been computed apart; absent where nobody told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fusion_may_differ: Option<bool>,
+    /// Whether another number of threads may have computed than without recording; absent where nobody told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threads_may_differ: Option<bool>,
 }
 
 /// Tensors that were offered but not recorded, by reason.

@@ -2,7 +2,7 @@ use crate::index::{self, Index, Place};
 use crate::records::unsigned;
 use crate::update::{self, Scope};
 use crate::{Completeness, Reason, Run, StoreError, run, scan};
-use bitnet_trace_schema::{Engine, RunState, run_dir};
+use bitnet_trace_schema::{Engine, Observation, RunState, run_dir};
 use rusqlite::Connection;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -34,6 +34,12 @@ pub struct RunSummary {
     pub bytes: u64,
     /// Number of parts.
     pub parts: usize,
+    /// Which records were kept, if not all of them.
+    pub selection: Option<String>,
+    /// Tensors that were offered and not recorded, as `run.json` counts them.
+    pub dropped: u64,
+    /// How recording may have touched the engine's numbers.
+    pub observation: Observation,
     /// Whether all that the engine offered is there.
     pub completeness: Completeness,
     /// Why the run cannot be read; such a run is not in the index.
@@ -104,6 +110,9 @@ impl Database {
                     records,
                     bytes: found.map_or(0, |f| f.parts.values().map(|p| p.bytes).sum()),
                     parts: found.map_or(0, |f| f.parts.len()),
+                    selection: found.and_then(|f| f.manifest.selection.clone()),
+                    dropped: found.map_or(0, |f| f.manifest.dropped.total),
+                    observation: found.map_or_else(Observation::default, |f| f.manifest.observation.clone()),
                     completeness: match (&error, found) {
                         (None, Some(f)) => run::completeness(f, records),
                         (error, _) => Completeness::Incomplete {

@@ -5,13 +5,11 @@ use bitnet_diff::{
     recording::{RecordReport, RecordedRun},
     render,
     report::ErrorView,
-    runs::RunLine,
 };
 use bitnet_trace_schema::{run_dir::is_run_name, selection::Selection};
-use bitnet_trace_store::{Database, Filter};
 use signal_hook::consts::SIGINT;
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     ffi::OsString,
     path::{Path, PathBuf},
     process::{Command, ExitStatus, Stdio},
@@ -67,7 +65,7 @@ pub fn run(args: Args) -> Result<Output, Failure> {
     writable(&into)?;
     let before = run_names(&into);
     let status = launch(&args, &into)?;
-    let runs = recorded(&into, &before)?;
+    let runs = RecordedRun::all(&into, &|name| !before.contains(name))?;
     let error = problem(status, &runs, &args.command[0]);
     let report = RecordReport {
         status: if error.is_some() {
@@ -157,34 +155,6 @@ fn launch(args: &Args, into: &Path) -> Result<ExitStatus, Failure> {
     })
 }
 
-/// The runs that are new.
-fn recorded(into: &Path, before: &BTreeSet<OsString>) -> Result<Vec<RecordedRun>, Failure> {
-    let database = Database::open(into)?;
-    let is_new = |path: &Path| path.file_name().is_some_and(|name| !before.contains(name));
-    let mut runs = Vec::new();
-    for summary in database.runs().iter().filter(|r| is_new(&r.path)) {
-        let run = summary
-            .error
-            .is_none()
-            .then(|| database.run(&summary.name))
-            .transpose()?;
-        let stages = match &run {
-            Some(run) => {
-                let rows = run.records(&Filter::default())?;
-                let stages: BTreeMap<&str, u64> = rows.iter().map(|r| (r.meta.stage.as_str(), 0)).collect();
-                stages.len() as u64
-            }
-            None => 0,
-        };
-        runs.push(RecordedRun::of(
-            RunLine::of(summary),
-            run.as_ref().map(|r| r.manifest()),
-            stages,
-        ));
-    }
-    Ok(runs)
-}
-
 fn problem(status: ExitStatus, runs: &[RecordedRun], program: &OsString) -> Option<ErrorView> {
     let program = program.to_string_lossy();
     if !status.success() {
@@ -197,7 +167,7 @@ fn problem(status: ExitStatus, runs: &[RecordedRun], program: &OsString) -> Opti
     }
     let incomplete = runs.iter().find(|r| !r.run.complete);
     if incomplete.is_none() && runs.iter().all(|r| r.run.records == 0) {
-        if let Some(selection) = runs.iter().find_map(|r| r.selection.as_ref()) {
+        if let Some(selection) = runs.iter().find_map(|r| r.run.selection.as_ref()) {
             let message = format!(
                 "the selection {selection:?} matched none of the tensors of {program}: look at its stages, layers and positions"
             );

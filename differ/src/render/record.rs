@@ -17,17 +17,17 @@ pub fn record(report: &RecordReport) -> String {
         let what = format!(
             "{} of {}, {}, {}",
             plural(run.records, "record"),
-            plural(recorded.stages, "stage"),
+            plural(recorded.stages.len() as u64, "stage"),
             plural(recorded.tokens, "token"),
             bytes(run.bytes)
         );
-        let dropped = match recorded.dropped {
+        let dropped = match run.dropped {
             0 => String::new(),
             n => format!(", {n} dropped"),
         };
         line(&mut out, format!("{mark} recorded {}: {what}{dropped}", run.name));
         line(&mut out, format!("  {}", run.path));
-        if let Some(selection) = &recorded.selection {
+        if let Some(selection) = &run.selection {
             line(&mut out, wrap("  selected: ", selection));
         }
         for reason in run.problems() {

@@ -1,5 +1,6 @@
-use super::{BAD, STRONG, line, pad, paint, wrap};
+use super::{BAD, FAINT, STRONG, line, pad, paint, wrap};
 use crate::{
+    notes,
     num::bytes,
     runs::{RunLine, RunsReport},
 };
@@ -39,6 +40,12 @@ pub fn runs(report: &RunsReport) -> String {
         line(&mut out, if run.complete { text } else { paint(BAD, text) });
         for reason in run.problems() {
             line(&mut out, wrap("    ", reason));
+        }
+        if let Some(selection) = &run.selection {
+            line(&mut out, paint(FAINT, wrap("    selected: ", selection)));
+        }
+        for touched in notes::touched(&run.observation) {
+            line(&mut out, paint(FAINT, wrap("    ", touched)));
         }
     }
     out

@@ -2,6 +2,7 @@
 #![allow(dead_code, clippy::unwrap_used)]
 
 use bitnet_trace::{Engine, Recorder, Slice, Tap, Values};
+use serde_json::Value;
 use std::{
     path::{Path, PathBuf},
     process::{Command, Output},
@@ -129,7 +130,7 @@ pub struct Ran {
 }
 
 impl Ran {
-    pub fn json(&self) -> serde_json::Value {
+    pub fn json(&self) -> Value {
         serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("{e}: {}{}", self.stdout, self.stderr))
     }
 }
@@ -182,5 +183,32 @@ pub fn downstream(seq: i64, layer: i32, stage: &str) -> bool {
         1 => seq == 3 && rank(stage) >= rank("attn_out"),
         2 => seq == 3,
         _ => false,
+    }
+}
+
+/// Checks a document against schemas/<name>.schema.json, with no key that the schema does not describe.
+pub fn check_schema(name: &str, document: &Value) {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../schemas/{name}.schema.json"));
+    let mut schema: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    close(&mut schema);
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    let errors: Vec<String> = validator
+        .iter_errors(document)
+        .map(|e| format!("{}: {e}", e.instance_path()))
+        .collect();
+    assert!(errors.is_empty(), "{name}: {errors:#?}\n{document:#}");
+}
+
+/// Adds `additionalProperties: false` where properties are listed with what is required.
+fn close(schema: &mut Value) {
+    match schema {
+        Value::Object(map) => {
+            if map.contains_key("properties") && map.contains_key("required") {
+                map.insert("additionalProperties".into(), false.into());
+            }
+            map.values_mut().for_each(close);
+        }
+        Value::Array(all) => all.iter_mut().for_each(close),
+        _ => {}
     }
 }

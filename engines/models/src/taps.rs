@@ -88,6 +88,12 @@ impl Taps {
                 fault: facts.fault,
                 ..Default::default()
             });
+            // A tap copies what was computed anyway: nothing is fused, and recording takes no compute thread.
+            self.recorder.set_observation(bitnet_trace::Observation {
+                fusion_may_differ: Some(false),
+                threads_may_differ: Some(false),
+                ..Default::default()
+            });
             self.recorder.set_prompt(facts.prompt, facts.prompt_tokens);
         }
     }

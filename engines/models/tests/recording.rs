@@ -276,6 +276,14 @@ fn the_manifest_says_which_model_ran_on_which_tokens() {
     assert_eq!(settings["flash_attention"], false);
     assert_eq!(settings["threads"], bitnet_models::threads());
     assert_eq!(settings.get("fault"), None);
+    let observation = &manifest["observation"];
+    assert_eq!(
+        (
+            &observation["fusion_may_differ"],
+            &observation["threads_may_differ"]
+        ),
+        (&false.into(), &false.into())
+    );
     assert_eq!(manifest["prompt_tokens"], IDS.len());
     // The last generated id is not computed on.
     let computed = [&IDS[..], &generation.generated_ids[..2]].concat();
