@@ -30,6 +30,12 @@ pub enum Error {
         /// The system's reason.
         source: std::io::Error,
     },
+    /// A program that was to be run failed.
+    #[error("{message}")]
+    Program {
+        /// How.
+        message: String,
+    },
     /// A run lacks records that its engine offered.
     #[error(
         "the run {run} is incomplete: {}; a fault may hide in what is missing. Record it again, or pass --allow-incomplete to compare what is there",
@@ -109,6 +115,7 @@ impl Error {
             Self::Tolerance(_) => "tolerance",
             Self::Stages(_) => "stages",
             Self::Io { .. } => "io",
+            Self::Program { .. } => "program",
             Self::Incomplete { .. } => "incomplete",
             Self::TokenIds { .. } => "token_ids",
             Self::NoRecords { .. } => "no_records",

@@ -39,6 +39,7 @@
 #![forbid(unsafe_code)]
 
 pub mod compare;
+pub mod doctor;
 mod error;
 pub mod exit;
 pub mod first;

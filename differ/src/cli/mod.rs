@@ -3,6 +3,7 @@
 mod args;
 mod compare;
 mod completions;
+mod doctor;
 mod first;
 mod open;
 mod output;
@@ -49,6 +50,7 @@ enum Command {
     Query(query::Args),
     Runs(runs::Args),
     Record(record::Args),
+    Doctor(doctor::Args),
     Completions(completions::Args),
 }
 
@@ -61,6 +63,7 @@ impl Command {
             Self::Query(a) => a.format,
             Self::Runs(a) => a.format,
             Self::Record(a) => a.format,
+            Self::Doctor(a) => a.format,
             Self::Completions(_) => Format::Text,
         }
     }
@@ -73,6 +76,7 @@ impl Command {
             Self::Query(a) => query::run(a),
             Self::Runs(a) => runs::run(a),
             Self::Record(a) => record::run(a),
+            Self::Doctor(a) => doctor::run(a),
             Self::Completions(a) => completions::run(a),
         }
     }

@@ -12,14 +12,21 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// A bar that appears when it is needed.
 pub struct Progress {
     start: Instant,
+    what: &'static str,
     bar: OnceLock<ProgressBar>,
 }
 
 impl Progress {
-    /// Starts the clock.
+    /// Starts the clock; records are counted.
     pub fn new() -> Self {
+        Self::of("records")
+    }
+
+    /// Starts the clock; `what` are counted.
+    pub fn of(what: &'static str) -> Self {
         Self {
             start: Instant::now(),
+            what,
             bar: OnceLock::new(),
         }
     }
@@ -32,7 +39,8 @@ impl Progress {
         // indicatif draws nothing where stderr is no terminal.
         let bar = self.bar.get_or_init(|| {
             let bar = ProgressBar::with_draw_target(Some(total as u64), ProgressDrawTarget::stderr());
-            let style = ProgressStyle::with_template("{bar:40} {pos}/{len} records, {eta} left");
+            let template = format!("{{bar:40}} {{pos}}/{{len}} {}, {{eta}} left", self.what);
+            let style = ProgressStyle::with_template(&template);
             bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
         });
         bar.set_position(done as u64);

@@ -1,6 +1,7 @@
 //! Reports as text for people: at most about 80 columns, with ANSI styles that the writer may strip.
 
 mod compare;
+mod doctor;
 mod first;
 mod plan;
 mod query;
@@ -9,6 +10,7 @@ mod runs;
 mod tokens;
 
 pub use compare::compare;
+pub use doctor::doctor;
 pub use first::first;
 pub use plan::plan;
 pub use query::query;
