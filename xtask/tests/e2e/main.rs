@@ -11,3 +11,4 @@ mod faults;
 mod ggml_adapter;
 mod selection;
 mod support;
+mod trouble;
