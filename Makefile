@@ -50,6 +50,9 @@ story: ## the demo's three steps, without set-up: each must end as told (after `
 readers: ## DuckDB, pandas and Polars read the demo's parts (after `make story`)
 	target/venv/bin/python -m unittest discover -s scripts/tests -v
 
+bench-engines: ## how much slower the C++ engine is when it is recorded (after `make setup`, on a quiet machine)
+	target/release/xtask bench-engines
+
 fmt: ## format the code
 	$(CARGO) fmt --all
 
@@ -67,4 +70,4 @@ trace-diff: ## first divergence between two runs: RS= CPP=
 clean: ## remove everything that was built, downloaded or recorded
 	rm -rf target
 
-.PHONY: help demo test release setup install-cpp lint unit e2e story readers fmt golden crossval-per-token trace-diff clean
+.PHONY: help demo test release setup install-cpp lint unit e2e story readers bench-engines fmt golden crossval-per-token trace-diff clean

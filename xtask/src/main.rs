@@ -1,5 +1,6 @@
 //! Chores that need more than one crate: cross-validation of the two engines, and the demo.
 
+mod bench;
 mod demo;
 mod places;
 
@@ -33,6 +34,8 @@ enum Command {
     /// Compare the logits of llama.cpp and of the Rust engine at every token position
     #[cfg(feature = "inference")]
     CrossvalPerToken(crossval::Args),
+    /// Time the C++ engine on a real model without recording and with everything recorded (see `make bench-engines`)
+    BenchEngines(bench::Args),
     /// Record both engines on a real model and show where they diverge (see `make demo`)
     Demo(demo::Args),
 }
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         #[cfg(feature = "inference")]
         Command::CrossvalPerToken(args) => crossval::run(&args),
+        Command::BenchEngines(args) => bench::run(&args).map(|()| EXIT_MATCH),
         Command::Demo(args) => demo::run(&args).map(|()| EXIT_MATCH),
     };
     match done {

@@ -117,7 +117,7 @@ BITNET_TRACE_DIR names a folder.
                         one is sampled but not fed: prompt + N - 1 positions are computed
   --teacher-force IDS   feed these ids as the continuation instead of the most likely ones
   --ignore-eos          go on after an end-of-generation token
-  --threads N           compute threads (default 1; more make observed runs slow)
+  --threads N           compute threads (default 1)
   --batch N             prompt tokens a forward call (default 512)
   --kv-type f32|f16     type of the KV cache (default f32)
   --flash-attn on|off   fused attention (default off: scores and probabilities exist)
