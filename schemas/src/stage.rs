@@ -257,8 +257,8 @@ impl StageGraph {
         let layer = match (self.get(&input.stage).map(|s| s.scope), input.layer) {
             (Some(StageScope::Model), _) => LAYER_MODEL,
             (Some(StageScope::AllLayers), _) => LAYER_ALL,
-            (_, InputLayer::Previous) => layer - 1,
-            (_, InputLayer::Last) => layers - 1,
+            (_, InputLayer::Previous) => layer.saturating_sub(1),
+            (_, InputLayer::Last) => layers.saturating_sub(1),
             _ => layer,
         };
         (&input.stage, layer)
