@@ -53,6 +53,9 @@ readers: ## DuckDB, pandas and Polars read the demo's parts (after `make story`)
 bench-engines: ## how much slower the C++ engine is when it is recorded (after `make setup`, on a quiet machine)
 	target/release/xtask bench-engines
 
+fuzz: ## try the readers on inputs nobody thought of, each target for SECONDS=600 [TARGETS="part journal"]
+	@scripts/fuzz.sh $(or $(SECONDS),600) $(TARGETS)
+
 fmt: ## format the code
 	$(CARGO) fmt --all
 
@@ -70,4 +73,4 @@ trace-diff: ## first divergence between two runs: RS= CPP=
 clean: ## remove everything that was built, downloaded or recorded
 	rm -rf target
 
-.PHONY: help demo test release setup install-cpp lint unit e2e story readers bench-engines fmt golden crossval-per-token trace-diff clean
+.PHONY: help demo test release setup install-cpp lint unit e2e story readers fuzz bench-engines fmt golden crossval-per-token trace-diff clean

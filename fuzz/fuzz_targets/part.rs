@@ -1,0 +1,14 @@
+#![no_main]
+
+use bitnet_fuzz::{mutate, part};
+use libfuzzer_sys::{fuzz_mutator, fuzz_target};
+
+fuzz_target!(
+    init: mutate::let_be_caught(mutate::PARQUET),
+    |data: &[u8]| part::check(data)
+);
+fuzz_mutator!(|data: &mut [u8], size: usize, max: usize, seed: u32| {
+    mutate::with(data, size, max, seed, |bytes, random| {
+        mutate::part(bytes, max, random)
+    })
+});

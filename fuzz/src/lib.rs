@@ -1,0 +1,17 @@
+//! What each fuzz target checks, and how it changes its inputs.
+//!
+//! A check takes any bytes and panics if the reader does not do what it should with them. The tests of the
+//! crates that own the readers give the same checks the seeds ([`replay`]), so that they know nothing of fuzzing.
+
+pub mod archive;
+pub mod journal;
+pub mod manifest;
+pub mod mutate;
+pub mod part;
+pub mod read;
+pub mod replay;
+pub mod run;
+pub mod selection;
+pub mod stages;
+pub mod tolerance;
+pub mod trace_file;
