@@ -7,7 +7,8 @@
 //! they feed each other; [`columns`] are the Parquet columns, [`levels`] the
 //! encoding of their nested `values`; [`run_dir`] names the files and
 //! [`INDEX_DDL`] the SQLite index that a reader keeps beside them. [`selection`] is the
-//! language that says which records a run keeps, [`trace_file`] the format of the older tracing crate.
+//! language that says which records a run keeps, [`trace_file`] the format of the older tracing crate, and
+//! [`quant`] what packed elements are worth.
 //!
 //! The crate has no I/O and no threads: recorder and store both depend on it, and
 //! on nothing else of each other.
@@ -32,6 +33,7 @@ pub mod levels;
 mod manifest;
 #[cfg(feature = "part")]
 pub mod part;
+pub mod quant;
 mod record;
 pub mod run_dir;
 pub mod selection;
