@@ -30,6 +30,7 @@ pub struct RecorderBuilder {
     pub(crate) run: Option<String>,
     pub(crate) engine: Engine,
     pub(crate) values: Values,
+    pub(crate) dequantize: bool,
     /// `None` is everything.
     pub(crate) selection: Result<Option<Selection>, SelectionError>,
     pub(crate) queue_bytes: usize,
@@ -51,6 +52,7 @@ impl RecorderBuilder {
             run: None,
             engine: Engine::new("unknown", ""),
             values: Values::Full,
+            dequantize: false,
             selection: Ok(None),
             queue_bytes: DEFAULT_QUEUE_BYTES,
             layout: Layout::default(),
@@ -74,6 +76,13 @@ impl RecorderBuilder {
     /// Whether elements are kept, or only their hash and statistics.
     pub fn values(mut self, values: Values) -> Self {
         self.values = values;
+        self
+    }
+
+    /// Whether records of packed dtypes keep their dequantised elements in `values`, beside their original bytes.
+    /// Without it a reader dequantises them when it needs to.
+    pub fn dequantize(mut self, dequantize: bool) -> Self {
+        self.dequantize = dequantize;
         self
     }
 

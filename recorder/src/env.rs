@@ -10,6 +10,8 @@ const DIR: &str = "BITNET_TRACE_DIR";
 const RUN: &str = "BITNET_TRACE_RUN";
 /// `full` or `stats`.
 const VALUES: &str = "BITNET_TRACE_VALUES";
+/// `1` or `0`: whether packed dtypes are kept as f32 too.
+const DEQUANTIZE: &str = "BITNET_TRACE_DEQUANTIZE";
 /// Which records to keep.
 const SELECT: &str = "BITNET_TRACE_SELECT";
 
@@ -56,6 +58,16 @@ fn builder(
             "{VALUES}={other:?} is neither \"full\" nor \"stats\"; full values are recorded"
         )),
     }
+    match set(DEQUANTIZE)
+        .map(|v| v.to_string_lossy().into_owned())
+        .as_deref()
+    {
+        None | Some("0") => {}
+        Some("1") => builder = builder.dequantize(true),
+        Some(other) => warn(format!(
+            "{DEQUANTIZE}={other:?} is neither \"1\" nor \"0\"; packed dtypes are kept as they are"
+        )),
+    }
     if let Some(expression) = set(SELECT) {
         builder = builder.select(expression.to_string_lossy());
     }
@@ -85,6 +97,17 @@ mod tests {
     fn without_a_directory_the_recorder_is_off() {
         assert!(matches!(read(&[(RUN, "x"), (VALUES, "nonsense")]), (None, w) if w.is_empty()));
         assert!(matches!(read(&[(DIR, "")]), (None, w) if w.is_empty()));
+    }
+
+    #[test]
+    fn packed_dtypes_are_dequantised_when_asked_for() {
+        for (value, dequantize, warned) in
+            [("1", true, 0), ("0", false, 0), ("", false, 0), ("yes", false, 1)]
+        {
+            let (builder, warnings) = read(&[(DIR, "/d"), (DEQUANTIZE, value)]);
+            assert_eq!(builder.map(|b| b.dequantize), Some(dequantize), "{value:?}");
+            assert_eq!(warnings.len(), warned, "{warnings:?}");
+        }
     }
 
     #[test]

@@ -1,3 +1,4 @@
+use bitnet_trace_schema::DType;
 use std::path::PathBuf;
 
 /// Why a recorder could not be made, or a run could not be sealed.
@@ -121,6 +122,14 @@ pub enum TensorError {
     /// More tokens than a batch can have.
     #[error("{0} tokens along the token axis; at most 1048576 are taken")]
     TooManyTokens(usize),
+    /// A tensor of a packed dtype that is not whole blocks.
+    #[error("a tensor of {dtype} cannot be recorded: {problem}")]
+    Packed {
+        /// The packed dtype.
+        dtype: DType,
+        /// What is wrong, in a few words.
+        problem: &'static str,
+    },
     /// A dtype that the format has no word for.
     #[error("tensors of dtype {0} cannot be recorded")]
     DType(String),
@@ -159,6 +168,7 @@ impl TensorError {
             Self::OutOfMemory(_) => "no memory for a copy".into(),
             Self::QueueFull => "queue full".into(),
             Self::TooManyTokens(_) => "too many tokens".into(),
+            Self::Packed { dtype, problem } => format!("{dtype}: {problem}"),
             Self::DType(name) => format!("dtype {name}"),
             Self::Unreadable(_) => "data could not be read".into(),
             Self::Key { .. } => "stage or layer cannot be a key".into(),

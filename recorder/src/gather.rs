@@ -55,7 +55,14 @@ fn copy_row(data: &[u8], size: usize, at: isize, n: usize, stride: isize, out: &
         1 => copy_elements::<1>(data, at, n, stride, out),
         2 => copy_elements::<2>(data, at, n, stride, out),
         4 => copy_elements::<4>(data, at, n, stride, out),
-        _ => copy_elements::<8>(data, at, n, stride, out),
+        8 => copy_elements::<8>(data, at, n, stride, out),
+        _ => {
+            // rows of one block of a packed dtype
+            for i in 0..n as isize {
+                let start = (at + i * stride) as usize * size;
+                out.extend_from_slice(&data[start..start + size]);
+            }
+        }
     }
 }
 

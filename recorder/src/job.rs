@@ -99,6 +99,7 @@ impl<'s> Plan<'s> {
                 token_axis: tap.token_axis,
             });
         }
+        check_packed(tap, view)?;
         if tokens > MAX_TOKENS {
             return Err(TensorError::TooManyTokens(tokens));
         }
@@ -157,10 +158,11 @@ impl<'s> Plan<'s> {
             }
             slice_axis += 1;
         }
-        let stored = if view.dtype().fits_f32() {
-            4
-        } else {
-            view.dtype().size()
+        let dtype = view.dtype();
+        // packed elements become f32 for their statistics
+        let stored = match dtype.fits_f32() || dtype.is_packed() {
+            true => 4,
+            false => dtype.size(),
         };
         let (mut total, mut largest) = (0u128, 0u128);
         for i in self.wanted_tokens(tap) {
@@ -169,13 +171,28 @@ impl<'s> Plan<'s> {
                 None => keys,
             };
             let elements = fixed.saturating_mul(keys as u128);
-            total = total.saturating_add(elements.saturating_mul(view.dtype().size() as u128));
+            let bytes = (elements / dtype.block() as u128).saturating_mul(dtype.size() as u128);
+            let tail = if elements > 0 { dtype.tail() } else { 0 };
+            total = total.saturating_add(bytes).saturating_add(tail as u128);
             largest = largest.max(elements.saturating_mul(stored as u128));
         }
         if total.max(largest) >= MAX_BYTES {
             return Err(TensorError::TooLarge(total.max(largest)));
         }
         Ok(total as usize)
+    }
+}
+
+/// Tokens and keys don't divide the blocks of a packed dtype, nor share its one scale.
+fn check_packed(tap: &Tap<'_>, view: &TensorView<'_>) -> Result<(), TensorError> {
+    let dtype = view.dtype();
+    let refused = |problem| Err(TensorError::Packed { dtype, problem });
+    let row = view.shape().len().checked_sub(1);
+    match [tap.token_axis, tap.causal_axis] {
+        [None, None] => Ok(()),
+        _ if dtype.tail() > 0 => refused("it has one scale for all of its tokens"),
+        axes if dtype.is_packed() && axes.contains(&row) => refused("its tokens or keys stand inside blocks"),
+        _ => Ok(()),
     }
 }
 
@@ -244,7 +261,9 @@ impl Job {
         let offset = view.dims(&mut self.dims);
         let token_dim = plan.token_axis.map(|axis| self.dims.remove(axis));
         self.shape.clear();
-        self.shape.extend(self.dims.iter().map(|&(extent, _)| extent));
+        let extents = view.shape().iter().enumerate();
+        let of_slice = extents.filter(|&(axis, _)| Some(axis) != plan.token_axis);
+        self.shape.extend(of_slice.map(|(_, &extent)| extent));
         if plan.bytes > 0 {
             self.copy(tap, view, plan, token_dim, offset);
         }
@@ -267,6 +286,9 @@ impl Job {
                 self.dims.insert(0, dim);
             }
             gather(view.data(), size, &mut self.dims, offset, &mut self.data);
+            if let (blocks, tail @ 1..) = (self.data.len(), view.dtype().tail()) {
+                self.data.extend_from_slice(&view.data()[blocks..blocks + tail]);
+            }
             return;
         }
         let step = token_dim.map_or(0, |(_, stride)| stride);
@@ -433,6 +455,64 @@ mod tests {
         let nothing: Selection = "seq=9".parse().expect("a selection");
         let plan = |tokens| Plan::new(&tap.token_axis(0), &view, tokens).expect("fits");
         assert!(plan(Some(nothing.tokens("x", 0))).is_unwanted() && !plan(None).is_unwanted());
+    }
+
+    /// The slices' bytes, one behind the other.
+    fn packed(dtype: DType, tap: Tap<'_>, view: TensorView<'_>) -> Result<Vec<u8>, TensorError> {
+        assert_eq!(view.dtype(), dtype);
+        let plan = Plan::new(&tap, &view, None)?;
+        let mut job = Job::default();
+        job.fill(&tap, &view, &plan)?;
+        assert_eq!(job.data.len(), plan.bytes);
+        let (mut shape, mut bytes) = (vec![], 0);
+        for token in 0..job.tokens.len() {
+            bytes += dtype
+                .bytes(job.slice_shape(token, &mut shape) as u64)
+                .expect("whole blocks");
+        }
+        assert_eq!(bytes, job.data.len() as u64);
+        Ok(job.data)
+    }
+
+    #[test]
+    fn packed_tensors_are_cut_between_blocks() {
+        // [tokens 3, heads 2, 64 elements]: 12 blocks, each full of its number
+        let data: Vec<u8> = (0..12).flat_map(|block| [block; 34]).collect();
+        let blocks = |bytes: Vec<u8>| bytes.chunks(34).map(|b| b[0]).collect::<Vec<u8>>();
+        let view = TensorView::new(DType::Q8_0, &[3, 2, 64], &data);
+        let tap = Tap::new("k_cache", 0, 0);
+        let of = |tap, view| packed(DType::Q8_0, tap, view).map(blocks);
+        assert_eq!(of(tap.token_axis(0), view), Ok((0..12).collect()));
+        assert_eq!(
+            of(tap.token_axis(1), view),
+            Ok(vec![0, 1, 4, 5, 8, 9, 2, 3, 6, 7, 10, 11])
+        );
+        let turned = TensorView::new(DType::Q8_0, &[2, 3, 64], &data).strides(&[64, 128, 1]);
+        assert_eq!(of(tap, turned), Ok(vec![0, 1, 4, 5, 8, 9, 2, 3, 6, 7, 10, 11]));
+        let single = TensorView::new(DType::Q8_0, &[3, 32], &data)
+            .strides(&[-128, 1])
+            .offset(288);
+        assert_eq!(of(tap, single), Ok(vec![9, 5, 1]), "rows of one block");
+        let causal = TensorView::new(DType::Q8_0, &[2, 4, 32], &data);
+        assert_eq!(
+            of(tap.token_axis(0).causal_axis(1), causal),
+            Ok(vec![0, 4, 5]),
+            "of four keys, token p sees those up to p"
+        );
+        for tap in [tap.token_axis(2), tap.token_axis(0).causal_axis(2)] {
+            assert!(matches!(of(tap, view), Err(TensorError::Packed { .. })));
+        }
+        let scaled: Vec<u8> = (0..68).chain([9; 28]).collect();
+        let view = TensorView::new(DType::I2_S, &[2, 128], &scaled);
+        assert_eq!(
+            packed(DType::I2_S, tap, view),
+            Ok((0..68).collect()),
+            "and no padding"
+        );
+        assert!(matches!(
+            packed(DType::I2_S, tap.token_axis(0), view),
+            Err(TensorError::Packed { .. })
+        ));
     }
 
     #[test]

@@ -65,7 +65,8 @@ impl Recorder {
     /// The recorder that the environment asks for.
     ///
     /// `BITNET_TRACE_DIR` is the database's directory, created when missing; unset or empty means off.
-    /// `BITNET_TRACE_RUN` names the run, `BITNET_TRACE_VALUES` is `full` or `stats`, `BITNET_TRACE_SELECT` says
+    /// `BITNET_TRACE_RUN` names the run, `BITNET_TRACE_VALUES` is `full` or `stats`, `BITNET_TRACE_DEQUANTIZE` is `1`
+    /// where packed dtypes are [kept as f32 too](RecorderBuilder::dequantize), `BITNET_TRACE_SELECT` says
     /// [which records](RecorderBuilder::select) are kept. Never fails: where the directory can't be used or the
     /// selection is wrong, one warning on stderr says why, and the recorder is off.
     pub fn from_env(engine: Engine) -> Self {

@@ -19,6 +19,8 @@ pub(crate) struct Shared {
     pub dir: PathBuf,
     pub queue: Queue,
     pub values: Values,
+    /// Whether packed elements are kept as f32 too.
+    pub dequantize: bool,
     /// What is wanted; `None` is everything.
     pub selection: Option<Selection>,
     pub writer: Writer,
@@ -60,6 +62,7 @@ impl Shared {
             },
             queue: Queue::new(builder.queue_bytes, WhenFull::Wait),
             values: builder.values,
+            dequantize: builder.dequantize,
             selection: builder.selection.ok().flatten(),
             on: AtomicBool::new(true),
             ended: AtomicBool::new(false),

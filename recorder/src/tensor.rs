@@ -53,14 +53,15 @@ impl<'a> TensorView<'a> {
         }
     }
 
-    /// Strides in elements, one a dimension; negative and 0 (broadcast) are fine.
+    /// Strides in elements, one a dimension; negative and 0 (broadcast) are fine. Of a packed dtype, the
+    /// innermost is 1 and the others are multiples of the block.
     #[inline]
     pub const fn strides(mut self, strides: &'a [isize]) -> Self {
         self.strides = Some(strides);
         self
     }
 
-    /// Where in `data` the element with index 0, 0, ... lies, in elements.
+    /// Where in `data` the element with index 0, 0, ... lies, in elements (whole blocks of a packed dtype).
     #[inline]
     pub const fn offset(mut self, offset: usize) -> Self {
         self.offset = offset;
@@ -80,7 +81,8 @@ impl<'a> TensorView<'a> {
     /// Size of the tensor in bytes, checked to lie within the data.
     ///
     /// # Errors
-    /// [`TensorError::ShapeOverflow`], [`TensorError::Strides`] or [`TensorError::OutOfBounds`].
+    /// [`TensorError::ShapeOverflow`], [`TensorError::Strides`], [`TensorError::OutOfBounds`] or
+    /// [`TensorError::Packed`].
     pub fn check(&self) -> Result<usize, TensorError> {
         if let Some(strides) = self.strides
             && strides.len() != self.shape.len()
@@ -99,7 +101,12 @@ impl<'a> TensorView<'a> {
             .iter()
             .try_fold(1usize, |n, &dim| n.checked_mul(dim))
             .ok_or_else(overflow)?;
-        let bytes = elements.checked_mul(self.dtype.size()).ok_or_else(overflow)?;
+        self.check_blocks()?;
+        let bytes = self
+            .dtype
+            .bytes(elements as u64)
+            .and_then(|n| usize::try_from(n).ok());
+        let bytes = bytes.ok_or_else(overflow)?;
         let (mut first, mut last) = (self.offset as i128, self.offset as i128);
         match self.strides {
             None => last += elements as i128 - 1,
@@ -112,7 +119,8 @@ impl<'a> TensorView<'a> {
                 }
             }
         }
-        let available = self.data.len() / self.dtype.size();
+        let blocks = self.data.len().saturating_sub(self.dtype.tail()) / self.dtype.size();
+        let available = blocks.saturating_mul(self.dtype.block());
         if first < 0 || last >= available as i128 {
             return Err(TensorError::OutOfBounds {
                 first,
@@ -122,6 +130,45 @@ impl<'a> TensorView<'a> {
         }
         Ok(bytes)
     }
+
+    /// Rows of a packed dtype are whole blocks, each of them in one piece.
+    fn check_blocks(&self) -> Result<(), TensorError> {
+        let (dtype, block) = (self.dtype, self.dtype.block());
+        if !dtype.is_packed() {
+            return Ok(());
+        }
+        let refused = |problem| Err(TensorError::Packed { dtype, problem });
+        let Some((row, outer)) = self.shape.split_last() else {
+            return refused("it has no rows");
+        };
+        if !row.is_multiple_of(block) {
+            return refused("its rows are not whole blocks");
+        }
+        let strides = self.strides.map(|strides| strides.split_at(outer.len()));
+        let (outer, inner) = strides.unwrap_or((&[], &[1]));
+        if inner != [1] {
+            return refused("its rows are not contiguous");
+        }
+        let splits = |stride: &isize| stride % block as isize != 0;
+        if outer.iter().any(splits) || !self.offset.is_multiple_of(block) {
+            return refused("a stride or the offset splits a block");
+        }
+        if dtype.tail() > 0 && (self.offset > 0 || !self.is_contiguous()) {
+            return refused("it has one scale and is not contiguous");
+        }
+        Ok(())
+    }
+
+    /// Whether the strides, if there are any, are those of a contiguous row-major tensor.
+    fn is_contiguous(&self) -> bool {
+        let mut step = 1isize;
+        let mut dims = self.shape.iter().zip(self.strides.unwrap_or_default()).rev();
+        dims.all(|(&extent, &stride)| {
+            let follows = extent == 1 || stride == step;
+            step = step.saturating_mul(extent as isize);
+            follows
+        })
+    }
 }
 
 #[cfg(feature = "trace")]
@@ -130,7 +177,8 @@ impl<'a> TensorView<'a> {
         self.data
     }
 
-    /// Fills `dims` with pairs of extent and stride (in elements), and returns the first element's offset.
+    /// Fills `dims` with pairs of extent and stride, and returns the first element's offset; all of them count
+    /// elements, or blocks of a packed dtype.
     pub(crate) fn dims(&self, dims: &mut Vec<(usize, isize)>) -> usize {
         dims.clear();
         match self.strides {
@@ -144,7 +192,14 @@ impl<'a> TensorView<'a> {
                 }
             }
         }
-        self.offset
+        let block = self.dtype.block();
+        if let Some((row, outer)) = dims.split_last_mut().filter(|_| block > 1) {
+            row.0 /= block;
+            for (_, stride) in outer {
+                *stride /= block as isize;
+            }
+        }
+        self.offset / block
     }
 }
 
@@ -201,5 +256,44 @@ mod tests {
             check(&[usize::MAX >> 3, 2], &[isize::MAX, isize::MIN], usize::MAX, 1),
             Err(TensorError::ShapeOverflow(_) | TensorError::OutOfBounds { .. })
         ));
+    }
+    #[test]
+    fn blocks_of_a_packed_dtype_are_never_split() {
+        let data = vec![0u8; 6 * 34];
+        let view = |shape| TensorView::new(DType::Q8_0, shape, &data);
+        assert_eq!(view(&[3, 64]).check(), Ok(204));
+        assert_eq!(view(&[2, 64]).strides(&[128, 1]).check(), Ok(136), "rows apart");
+        assert_eq!(view(&[2, 32]).strides(&[-64, 1]).offset(96).check(), Ok(68));
+        assert_eq!(view(&[0, 33]).check(), Ok(0), "no elements");
+        for (view, problem) in [
+            (view(&[]), "it has no rows"),
+            (view(&[2, 48]), "its rows are not whole blocks"),
+            (view(&[64, 3]).strides(&[1, 64]), "its rows are not whole blocks"),
+            (view(&[2, 32]).strides(&[64, 2]), "its rows are not contiguous"),
+            (
+                view(&[2, 64]).strides(&[48, 1]),
+                "a stride or the offset splits a block",
+            ),
+            (view(&[64]).offset(16), "a stride or the offset splits a block"),
+        ] {
+            let dtype = DType::Q8_0;
+            assert_eq!(view.check(), Err(TensorError::Packed { dtype, problem }));
+        }
+        assert!(matches!(
+            view(&[3, 64]).offset(32).check(),
+            Err(TensorError::OutOfBounds { available: 192, .. })
+        ));
+        let one_scale = |shape| TensorView::new(DType::I2_S, shape, &data[..2 * 32 + 4]);
+        assert_eq!(one_scale(&[2, 128]).check(), Ok(68));
+        assert_eq!(one_scale(&[2, 128]).strides(&[128, 1]).check(), Ok(68));
+        assert!(matches!(
+            one_scale(&[2, 128]).strides(&[0, 1]).check(),
+            Err(TensorError::Packed { .. })
+        ));
+        let short = TensorView::new(DType::I2_S, &[2, 128], &data[..2 * 32 + 3]);
+        assert!(
+            matches!(short.check(), Err(TensorError::OutOfBounds { .. })),
+            "no scale"
+        );
     }
 }

@@ -103,3 +103,42 @@ fn candle_tensors_of_every_layout_and_dtype() -> candle_core::Result<()> {
     assert_eq!(common::manifest(&run).dropped.reasons.get("dtype U32"), Some(&1));
     Ok(())
 }
+
+#[cfg(feature = "candle")]
+#[test]
+fn packed_blocks_are_dequantised_as_candle_does() -> candle_core::Result<()> {
+    use bitnet_trace::DType;
+    use bitnet_trace_schema::quant;
+    use candle_core::quantized::{GgmlDType, ggml_file::qtensor_from_ggml};
+    for (theirs, ours) in [
+        (GgmlDType::Q4_0, DType::Q4_0),
+        (GgmlDType::Q4_1, DType::Q4_1),
+        (GgmlDType::Q5_0, DType::Q5_0),
+        (GgmlDType::Q5_1, DType::Q5_1),
+        (GgmlDType::Q8_0, DType::Q8_0),
+        (GgmlDType::Q2K, DType::Q2_K),
+        (GgmlDType::Q3K, DType::Q3_K),
+        (GgmlDType::Q4K, DType::Q4_K),
+        (GgmlDType::Q5K, DType::Q5_K),
+        (GgmlDType::Q6K, DType::Q6_K),
+    ] {
+        assert_eq!(
+            (theirs.block_size(), theirs.type_size()),
+            (ours.block(), ours.size())
+        );
+        let mut state = 7u32;
+        let blocks: Vec<u8> = std::iter::repeat_with(|| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 24) as u8
+        })
+        .take(64 * ours.size())
+        .collect();
+        let mine = quant::dequantized(ours, &blocks).expect("whole blocks");
+        let device = candle_core::Device::Cpu;
+        let tensor = qtensor_from_ggml(theirs, &blocks, vec![64, ours.block()], &device)?;
+        let other: Vec<f32> = tensor.dequantize(&device)?.flatten_all()?.to_vec1()?;
+        let bits = |x: &f32| if x.is_nan() { f32::NAN } else { *x }.to_bits();
+        assert!(mine.iter().map(bits).eq(other.iter().map(bits)), "{ours}");
+    }
+    Ok(())
+}

@@ -1,8 +1,9 @@
 //! The columns of a part, format v1.
 //!
 //! `values` holds each element as f32 for every dtype that f32 holds exactly
-//! ([`DType::fits_f32`](crate::DType::fits_f32)); `raw` holds the original bytes of the others. Both
-//! are null in a run that keeps statistics only.
+//! ([`DType::fits_f32`](crate::DType::fits_f32)); `raw` holds the original bytes of the others. Of a
+//! packed dtype, `values` may hold the dequantised elements beside `raw`. Both are null in a run that keeps statistics
+//! only.
 
 use arrow_schema::{DataType, Field, Schema};
 use std::sync::Arc;

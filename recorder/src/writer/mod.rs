@@ -9,7 +9,7 @@ mod visits;
 
 use crate::{DType, Error, Layout, Values, job::Job, lock, queue::Popped, shared::Shared, signals};
 use bitnet_trace_schema::part::Row;
-use bitnet_trace_schema::{RecordMeta, RunState, Stats};
+use bitnet_trace_schema::{RecordMeta, RunState, Stats, quant};
 use half::slice::HalfFloatSliceExt;
 use part::{Part, PartError};
 use std::collections::{HashMap, VecDeque};
@@ -222,7 +222,8 @@ impl<'a> Writer<'a> {
         let mut start = 0;
         for (i, &(seq, request)) in job.tokens.iter().enumerate() {
             let elements = job.slice_shape(i, &mut self.meta.shape);
-            let end = start + elements * job.dtype.size();
+            let bytes = job.dtype.bytes(elements as u64); // whole blocks, as the plan has checked
+            let end = start + bytes.map_or(0, |n| n as usize);
             self.meta.occurrence = self.visits.visit(request, job.layer, stage, seq);
             self.meta.seq = seq;
             self.meta.request = request;
@@ -242,8 +243,8 @@ impl<'a> Writer<'a> {
             Ok(floats) if dtype == DType::F32 => floats,
             _ => {
                 self.floats.clear();
-                let elements = bytes.len() / dtype.size();
-                if dtype.fits_f32() && self.floats.try_reserve(elements).is_err() {
+                let elements = self.meta.num_elements as usize;
+                if (dtype.fits_f32() || dtype.is_packed()) && self.floats.try_reserve(elements).is_err() {
                     // an allocation that fails otherwise ends the host
                     return Err(PartError::Memory(elements * 4));
                 }
@@ -260,7 +261,8 @@ impl<'a> Writer<'a> {
         let full = self.shared.values == Values::Full;
         let row = Row {
             meta: &self.meta,
-            values: (full && dtype.fits_f32()).then(|| bytemuck::cast_slice(floats)),
+            values: (full && (dtype.fits_f32() || dtype.is_packed() && self.shared.dequantize))
+                .then(|| bytemuck::cast_slice(floats)),
             raw: (full && !dtype.fits_f32()).then_some(bytes),
         };
         self.first_unsealed.get_or_insert(self.meta.op_index);
@@ -301,7 +303,7 @@ fn numbers<const SIZE: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; SIZE]> 
     bytes.as_chunks::<SIZE>().0.iter().copied()
 }
 
-/// Appends the elements as f32 where f32 holds them exactly, and nothing otherwise.
+/// Appends the elements as f32 where f32 holds them exactly or they are packed, and nothing otherwise.
 fn to_f32(dtype: DType, bytes: &[u8], out: &mut Vec<f32>) {
     match dtype {
         DType::F32 => out.extend(numbers::<4>(bytes).map(f32::from_le_bytes)),
@@ -316,6 +318,11 @@ fn to_f32(dtype: DType, bytes: &[u8], out: &mut Vec<f32>) {
         DType::I8 => out.extend(bytes.iter().map(|&b| f32::from(b as i8))),
         DType::I16 => out.extend(numbers::<2>(bytes).map(|b| f32::from(i16::from_le_bytes(b)))),
         DType::U8 | DType::Bool => out.extend(bytes.iter().map(|&b| f32::from(b))),
+        _ if dtype.is_packed() => {
+            let elements = dtype.elements(bytes.len() as u64).unwrap_or(0);
+            out.resize(elements as usize, 0.0);
+            let _ = quant::dequantize(dtype, bytes, out); // they fit each other
+        }
         _ => {}
     }
 }

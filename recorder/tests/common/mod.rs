@@ -4,7 +4,7 @@
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, Float64Type, Int32Type, Int64Type};
 use arrow_array::{Array, RecordBatch};
-use bitnet_trace_schema::{DType, Manifest, RecordMeta, Stats, columns, run_dir};
+use bitnet_trace_schema::{DType, Manifest, RecordMeta, Stats, columns, quant, run_dir};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -119,10 +119,11 @@ pub fn check_record(record: &Record, bytes: &[u8]) {
         record.meta.num_elements,
         record.meta.shape.iter().product::<i64>()
     );
-    assert_eq!(
-        record.meta.num_elements as usize * record.meta.dtype.size(),
-        bytes.len()
-    );
+    let size = record.meta.dtype.bytes(record.meta.num_elements as u64);
+    assert_eq!(size, Some(bytes.len() as u64));
+    if let Some(values) = quant::dequantized(record.meta.dtype, bytes) {
+        assert_eq!(record.meta.stats, Stats::of_f32(&values));
+    }
     if let Some(values) = &record.values {
         assert_eq!(record.meta.stats, Stats::of_f32(values));
     }
