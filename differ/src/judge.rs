@@ -136,14 +136,18 @@ pub fn by_elements(
 ) -> Result<Outcome, WrongCount> {
     for (is_left, (meta, elements)) in [(true, left), (false, right)] {
         let found = match (elements.values(), elements.raw()) {
-            (Some(values), _) => values.len(),
-            (None, Some(raw)) => raw.len() / meta.dtype.size(),
+            (Some(values), _) => values.len() as u64,
+            (None, Some(raw)) => {
+                let bytes = raw.len() as u64;
+                let blocks = bytes / meta.dtype.size() as u64;
+                meta.dtype.elements(bytes).unwrap_or(blocks)
+            }
             (None, None) => continue,
         };
         if i64::try_from(found) != Ok(meta.num_elements) {
             return Err(WrongCount {
                 left: is_left,
-                found: found as u64,
+                found,
                 expected: meta.num_elements,
             });
         }
@@ -152,8 +156,9 @@ pub fn by_elements(
     if matches!(left.1, Elements::Hashed) || matches!(right.1, Elements::Hashed) {
         return Ok(by_hash(shapes, left, right, gates));
     }
-    if let (Some(a), Some(b)) = (left.1.values(), right.1.values()) {
-        return Ok(judge(shapes, a, b, gates, nan_equal, measure));
+    let floats = (left.1.to_f32(left.0.dtype), right.1.to_f32(right.0.dtype));
+    if let (Some(a), Some(b)) = floats {
+        return Ok(judge(shapes, &a, &b, gates, nan_equal, measure));
     }
     let floats = (left.1.to_f64(left.0.dtype), right.1.to_f64(right.0.dtype));
     let (Some(a), Some(b)) = floats else {

@@ -7,7 +7,7 @@ use crate::{
     report::{Labels, Note},
     tolerance::Tolerance,
 };
-use bitnet_trace_schema::{Manifest, Model, Observation};
+use bitnet_trace_schema::{DType, Manifest, Model, Observation};
 use std::collections::BTreeSet;
 
 /// Weight types whose products do not round the activations.
@@ -40,6 +40,13 @@ pub fn notes(left: &Side<'_>, right: &Side<'_>, ids: &TokenIds, tolerance: &Tole
             let message =
                 format!("{name}: positions were counted by the recorder, since the graph did not show them");
             add("positions", message);
+        }
+        let packed = packed(side);
+        if !packed.is_empty() {
+            let packed = packed.join(", ");
+            let message =
+                format!("{name} holds {packed}: where the bytes differ, dequantised values are compared");
+            add("packed", message);
         }
         for sequence in side.manifest.sequences.iter().filter(|s| s.rewrites > 0) {
             let times = num::plural(sequence.rewrites, "position");
@@ -146,6 +153,13 @@ pub(crate) fn observation(left: &Side<'_>, right: &Side<'_>) -> Vec<Note> {
         }));
     }
     notes
+}
+
+/// The packed dtypes of a side's records.
+fn packed(side: &Side<'_>) -> Vec<&'static str> {
+    let dtypes = (0..side.records.len()).map(|row| side.records.meta(row).dtype);
+    let packed: BTreeSet<DType> = dtypes.filter(|d| d.is_packed()).collect();
+    packed.into_iter().map(DType::name).collect()
 }
 
 /// The note on an incomplete run.

@@ -1,7 +1,8 @@
 //! Where records come from: a stored run, or memory.
 
-use bitnet_trace_schema::{DType, Manifest, RecordMeta};
+use bitnet_trace_schema::{DType, Manifest, RecordMeta, quant};
 use bitnet_trace_store::{Filter, Row, Run, StoreError, TensorRef, Traces};
+use std::borrow::Cow;
 
 /// The records of one run, or those of them that a filter takes.
 ///
@@ -32,7 +33,7 @@ pub enum Elements {
     Stored(TensorRef),
     /// As f32, for the dtypes that f32 holds exactly.
     Values(Vec<f32>),
-    /// Little-endian bytes of the dtypes that f32 does not hold exactly.
+    /// Little-endian bytes of packed dtypes and those that f32 does not hold exactly.
     Raw(Vec<u8>),
     /// Not recorded.
     Absent,
@@ -59,10 +60,16 @@ impl Elements {
         }
     }
 
+    /// The elements as f32: [`Elements::values`], or the dequantised ones of a packed dtype.
+    pub fn to_f32(&self, dtype: DType) -> Option<Cow<'_, [f32]>> {
+        let packed = || quant::dequantized(dtype, self.raw()?).map(Cow::Owned);
+        self.values().map(Cow::Borrowed).or_else(packed)
+    }
+
     /// The elements as f64, from either; none where they were not recorded or the bytes do not divide
     /// into elements. 64-bit integers beyond 2⁵³ are rounded.
     pub fn to_f64(&self, dtype: DType) -> Option<Vec<f64>> {
-        if let Some(values) = self.values() {
+        if let Some(values) = self.to_f32(dtype) {
             return Some(values.iter().map(|&x| f64::from(x)).collect());
         }
         let raw = self.raw()?;

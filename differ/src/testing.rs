@@ -77,7 +77,7 @@ impl Memory {
     pub fn raw(&mut self, dtype: DType, bytes: Vec<u8>) {
         let row = self.last();
         row.0.dtype = dtype;
-        row.0.num_elements = (bytes.len() / dtype.size()) as i64;
+        row.0.num_elements = dtype.elements(bytes.len() as u64).expect("whole elements") as i64;
         row.0.shape = vec![row.0.num_elements];
         row.0.blake3 = digest(&bytes);
         row.1 = Elements::Raw(bytes);

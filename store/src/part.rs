@@ -243,7 +243,8 @@ fn check_row(meta: &RecordMeta, place: Place) -> Result<(), String> {
     }
     let (n, dtype) = (meta.num_elements.unsigned_abs(), meta.dtype);
     if let Some((_, count)) = place.values {
-        if !dtype.fits_f32() {
+        // of a packed dtype, dequantised ones may stand beside the original bytes
+        if !dtype.fits_f32() && (!dtype.is_packed() || place.raw_bytes.is_none()) {
             return Err(format!(
                 "`values` are kept of the dtype {dtype}, which f32 does not hold"
             ));
@@ -258,7 +259,7 @@ fn check_row(meta: &RecordMeta, place: Place) -> Result<(), String> {
                 "`raw` is kept of the dtype {dtype}, which belongs in `values`"
             ));
         }
-        if n.checked_mul(dtype.size() as u64) != Some(bytes) {
+        if dtype.bytes(n) != Some(bytes) {
             return Err(format!("`raw` holds {bytes} bytes for {n} elements of {dtype}"));
         }
     }

@@ -156,9 +156,10 @@ impl Run {
             id: row.id,
         };
         if !row.has_elements() {
-            return Ok(TensorRef::stats_only(row.meta.dtype));
+            return Ok(TensorRef::new(row.meta.dtype, None, None));
         }
         let open = self.parts.get(&row.part).ok_or_else(foreign)?;
+        let mut values = None;
         if let (Some(offset), Some(count)) = (row.values_offset, row.values_count) {
             // Neither the index nor the caller is believed.
             let end = count.checked_mul(4).and_then(|n| n.checked_add(offset));
@@ -166,14 +167,15 @@ impl Run {
             let end = end
                 .filter(|&end| end <= map.bytes.len() as u64)
                 .ok_or_else(foreign)?;
-            let bytes = map.bytes.slice(offset as usize..end as usize);
-            return Ok(TensorRef::of_values(row.meta.dtype, bytes));
+            values = Some(map.bytes.slice(offset as usize..end as usize));
         }
-        let raw = open.part(self)?.raw(row.part_row)?;
-        let raw = raw
-            .filter(|r| Some(r.len() as u64) == row.raw_bytes)
-            .ok_or_else(foreign)?;
-        Ok(TensorRef::of_raw(row.meta.dtype, raw.into()))
+        let mut raw = None;
+        if row.raw_bytes.is_some() {
+            let bytes = open.part(self)?.raw(row.part_row)?;
+            let bytes = bytes.filter(|r| Some(r.len() as u64) == row.raw_bytes);
+            raw = Some(bytes.ok_or_else(foreign)?.into());
+        }
+        Ok(TensorRef::new(row.meta.dtype, values, raw))
     }
 }
 

@@ -1,5 +1,6 @@
-use bitnet_trace_schema::DType;
+use bitnet_trace_schema::{DType, quant};
 use bytes::Bytes;
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// The elements of one record, borrowed from the mapped part wherever that is possible.
@@ -9,42 +10,37 @@ use std::sync::Arc;
 #[derive(Debug, Clone)]
 pub struct TensorRef {
     dtype: DType,
-    elements: Elements,
+    /// `None` where no f32 values are kept.
+    values: Option<Values>,
+    /// The original bytes, where they are kept.
+    raw: Option<Bytes>,
 }
 
 #[derive(Debug, Clone)]
-enum Elements {
-    /// Statistics only.
-    None,
+enum Values {
     /// Little-endian f32 in the map, aligned to 4 bytes.
     Mapped(Bytes),
     /// The same where the map is not aligned (or the machine is not little-endian).
     Copied(Arc<[f32]>),
-    /// The original bytes.
-    Raw(Bytes),
+}
+
+impl Values {
+    /// From f32 bytes in the map, whose number is a multiple of 4.
+    fn new(bytes: Bytes) -> Self {
+        let in_place = cfg!(target_endian = "little") && bytemuck::try_cast_slice::<u8, f32>(&bytes).is_ok();
+        if in_place {
+            return Self::Mapped(bytes);
+        }
+        let (chunks, _) = bytes.as_chunks::<4>();
+        Self::Copied(chunks.iter().map(|&c| f32::from_le_bytes(c)).collect())
+    }
 }
 
 impl TensorRef {
-    pub(crate) fn stats_only(dtype: DType) -> Self {
-        let elements = Elements::None;
-        Self { dtype, elements }
-    }
-
-    /// From f32 bytes in the map, whose number is a multiple of 4.
-    pub(crate) fn of_values(dtype: DType, bytes: Bytes) -> Self {
-        let in_place = cfg!(target_endian = "little") && bytemuck::try_cast_slice::<u8, f32>(&bytes).is_ok();
-        let elements = if in_place {
-            Elements::Mapped(bytes)
-        } else {
-            let (chunks, _) = bytes.as_chunks::<4>();
-            Elements::Copied(chunks.iter().map(|&c| f32::from_le_bytes(c)).collect())
-        };
-        Self { dtype, elements }
-    }
-
-    pub(crate) fn of_raw(dtype: DType, bytes: Bytes) -> Self {
-        let elements = Elements::Raw(bytes);
-        Self { dtype, elements }
+    /// From the f32 bytes in the map and the original bytes, as far as they are kept.
+    pub(crate) fn new(dtype: DType, values: Option<Bytes>, raw: Option<Bytes>) -> Self {
+        let values = values.map(Values::new);
+        Self { dtype, values, raw }
     }
 
     /// Element type before the elements were widened to f32.
@@ -52,29 +48,31 @@ impl TensorRef {
         self.dtype
     }
 
-    /// The elements as f32, for the dtypes that f32 holds exactly; `None` for the others and in runs
-    /// that keep statistics only.
+    /// The elements that are kept as f32: of the dtypes that f32 holds exactly, and of packed dtypes where the
+    /// recorder was asked to dequantise them. `None` otherwise and in runs that keep statistics only.
     pub fn values(&self) -> Option<&[f32]> {
-        match &self.elements {
-            Elements::Mapped(bytes) => bytemuck::try_cast_slice(bytes).ok(),
-            Elements::Copied(values) => Some(values),
-            Elements::None | Elements::Raw(_) => None,
+        match self.values.as_ref()? {
+            Values::Mapped(bytes) => bytemuck::try_cast_slice(bytes).ok(),
+            Values::Copied(values) => Some(values),
         }
     }
 
-    /// The original bytes (little-endian, contiguous), for the dtypes that f32 does not hold exactly;
-    /// `None` for the others and in runs that keep statistics only.
+    /// The original bytes (little-endian, contiguous), for packed dtypes and those that f32 does not hold
+    /// exactly; `None` for the others and in runs that keep statistics only.
     pub fn raw(&self) -> Option<&[u8]> {
-        match &self.elements {
-            Elements::Raw(bytes) => Some(bytes),
-            _ => None,
-        }
+        self.raw.as_deref()
+    }
+
+    /// [`TensorRef::values`], or the dequantised elements of a packed dtype.
+    pub fn to_f32(&self) -> Option<Cow<'_, [f32]>> {
+        let packed = || quant::dequantized(self.dtype, self.raw()?).map(Cow::Owned);
+        self.values().map(Cow::Borrowed).or_else(packed)
     }
 
     /// The elements as f64, from `values` or `raw`; `None` in runs that keep statistics only.
     /// 64-bit integers beyond 2⁵³ are rounded.
     pub fn to_f64(&self) -> Option<Vec<f64>> {
-        if let Some(values) = self.values() {
+        if let Some(values) = self.to_f32() {
             return Some(values.iter().map(|&x| f64::from(x)).collect());
         }
         let raw = self.raw()?;
@@ -100,7 +98,7 @@ impl TensorRef {
 
     /// Whether [`TensorRef::values`] lie in the mapped file and were not copied.
     pub fn is_zero_copy(&self) -> bool {
-        matches!(self.elements, Elements::Mapped(_))
+        matches!(self.values, Some(Values::Mapped(_)))
     }
 }
 
@@ -123,7 +121,7 @@ mod tests {
             moved.extend_from_slice(&buffer[8..]);
             let moved = Bytes::from(moved);
             let start = aligned + shift;
-            let tensor = TensorRef::of_values(DType::F32, moved.slice(start..));
+            let tensor = TensorRef::new(DType::F32, Some(moved.slice(start..)), None);
             assert_eq!(tensor.values(), Some(&floats[..]));
             assert_eq!(
                 tensor.is_zero_copy(),
@@ -134,14 +132,15 @@ mod tests {
 
     #[test]
     fn raw_elements_widen_to_f64_and_statistics_have_none() {
-        let raw = |dtype, bytes: &[u8]| TensorRef::of_raw(dtype, Bytes::copy_from_slice(bytes)).to_f64();
+        let raw =
+            |dtype, bytes: &[u8]| TensorRef::new(dtype, None, Some(Bytes::copy_from_slice(bytes))).to_f64();
         assert_eq!(raw(DType::F64, &(-0.1f64).to_le_bytes()), Some(vec![-0.1]));
         assert_eq!(raw(DType::I64, &(-7i64).to_le_bytes()), Some(vec![-7.0]));
         assert_eq!(
             raw(DType::I32, &i32::MIN.to_le_bytes()),
             Some(vec![-2147483648.0])
         );
-        let none = TensorRef::stats_only(DType::F16);
+        let none = TensorRef::new(DType::F16, None, None);
         assert!(none.values().is_none() && none.raw().is_none() && none.to_f64().is_none());
     }
 }

@@ -205,6 +205,47 @@ fn an_empty_tensor_has_values_and_none_of_them() {
 }
 
 #[test]
+fn packed_dtypes_come_back_as_their_bytes_and_as_what_they_are_worth() {
+    let db = temp();
+    let block = |code: u8| [&[0x00, 0x38][..], &[code; 32]].concat(); // 0.5, 32 codes
+    let packed = |op_index, values: Option<Vec<f32>>| {
+        let mut r = record(op_index, 0, 0, "k_cache", &[]);
+        r.meta.dtype = DType::Q8_0;
+        (r.meta.num_elements, r.meta.shape) = (64, vec![2, 32]);
+        (r.raw, r.values) = (Some([block(2), block(254)].concat()), values);
+        r
+    };
+    let worth = [[1.0f32; 32], [-1.0; 32]].concat();
+    let written = [packed(0, None), packed(1, Some(worth.clone()))];
+    let run = Run::open(write(db.path(), "a", &written)).unwrap();
+    for row in run.records(&all()).unwrap() {
+        let tensor = run.tensor(&row).unwrap();
+        assert_eq!((tensor.dtype(), row.meta.num_elements), (DType::Q8_0, 64));
+        assert_eq!(tensor.raw(), Some(&[block(2), block(254)].concat()[..]));
+        assert_eq!(tensor.to_f32().as_deref(), Some(&worth[..]));
+        assert_eq!(
+            tensor.values().is_some(),
+            row.meta.op_index == 1,
+            "where they were kept"
+        );
+        assert_eq!(tensor.to_f64().map(|v| v[40]), Some(-1.0));
+    }
+    let mut torn = packed(0, None);
+    torn.raw = Some(vec![0; 67]);
+    let mut alone = packed(0, Some(worth));
+    alone.raw = None;
+    for (name, record, told) in [
+        ("b", torn, "67 bytes for 64 elements of Q8_0"),
+        ("c", alone, "`values`"),
+    ] {
+        let error = Run::open(write(db.path(), name, &[record]))
+            .expect_err("refused")
+            .to_string();
+        assert!(error.contains(told), "{error}");
+    }
+}
+
+#[test]
 fn dtypes_that_f32_does_not_hold_come_back_as_their_bytes() {
     let db = temp();
     let raw = |op_index, dtype: DType, bytes: Vec<u8>| {

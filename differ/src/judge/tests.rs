@@ -197,6 +197,46 @@ fn dtypes_that_differ_are_compared_by_value() {
 }
 
 #[test]
+fn packed_dtypes_are_compared_by_their_bytes_and_then_by_what_they_are_worth() {
+    // blocks of Q8_0: a scale (f16) and 32 codes
+    let q8 = |scale: [u8; 2], code: u8| raw(DType::Q8_0, [&scale[..], &[code; 32]].concat());
+    let (one, two) = ([0x00, 0x3c], [0x00, 0x40]);
+    let a = q8(one, 4);
+    let exact = Gates {
+        exact: true,
+        ..Gates::default()
+    };
+    type Record = (RecordMeta, Elements);
+    let of = |a: &Record, b: &Record, gates: &Gates| verdict(a, b, gates, false).verdict;
+    assert_eq!(of(&a, &q8(one, 4), &exact), Verdict::Identical);
+    assert_eq!(of(&a, &q8(two, 2), &exact), Verdict::Within, "2 · 2 is 4");
+    assert_eq!(of(&a, &q8(one, 5), &Gates::rel_l2(0.2)), Verdict::Diverged);
+    assert_eq!(of(&a, &q8(one, 5), &Gates::rel_l2(0.3)), Verdict::Within);
+    let floats = record("x", &[32], &[4.0; 32]);
+    assert_eq!(of(&floats, &a, &exact), Verdict::Within);
+    assert_eq!(
+        of(&a, &record("x", &[32], &[-4.0; 32]), &Gates::rel_l2(1.0)),
+        Verdict::Diverged
+    );
+
+    let mut torn = a.clone();
+    torn.1 = Elements::Raw(vec![0; 33]);
+    let b = q8(one, 5);
+    let wrong = by_elements((&torn.0, &torn.1), (&b.0, &b.1), &exact, false);
+    assert!(
+        matches!(
+            wrong,
+            Err(WrongCount {
+                left: true,
+                expected: 32,
+                ..
+            })
+        ),
+        "{wrong:?}"
+    );
+}
+
+#[test]
 fn integers_beyond_the_precision_of_f64_are_told_apart_when_exact() {
     let int = |n: i64| raw(DType::I64, n.to_le_bytes().to_vec());
     let (a, b) = (int(1 << 60), int((1 << 60) + 1));
