@@ -64,7 +64,8 @@ enum {
 /* Most dimensions of a tensor. */
 #define BNT_MAX_DIMS 16
 
-/* Element types of bnt_tensor.dtype. */
+/* Element types of bnt_tensor.dtype. Those from BNT_Q4_0 on are ggml's packed blocks (BNT_I2_S: bitnet.cpp's): shapes
+ * count elements, the innermost dimension is whole blocks in one piece, and strides and offset are whole blocks. */
 enum {
     BNT_F32 = 0,
     BNT_F16 = 1,
@@ -75,7 +76,22 @@ enum {
     BNT_I32 = 6,
     BNT_I64 = 7,
     BNT_U8 = 8,
-    BNT_BOOL = 9
+    BNT_BOOL = 9,
+    BNT_Q4_0 = 10,
+    BNT_Q4_1 = 11,
+    BNT_Q5_0 = 12,
+    BNT_Q5_1 = 13,
+    BNT_Q8_0 = 14,
+    BNT_Q8_1 = 15,
+    BNT_Q2_K = 16,
+    BNT_Q3_K = 17,
+    BNT_Q4_K = 18,
+    BNT_Q5_K = 19,
+    BNT_Q6_K = 20,
+    BNT_Q8_K = 21,
+    BNT_TQ1_0 = 22,
+    BNT_TQ2_0 = 23,
+    BNT_I2_S = 24
 };
 
 /* What is kept of each tensor: bnt_options.values. */
@@ -114,7 +130,8 @@ typedef struct bnt_tensor {
     size_t byte_offset;   /* where the element with index 0, 0, ... begins (not 0 with negative strides) */
     const int64_t *shape; /* n_dims extents, outermost first (C order: the reverse of ggml's ne) */
     const int64_t *byte_strides; /* n_dims strides in bytes, multiples of the element's size, also 0 and
-                                    negative; NULL: contiguous row-major */
+                                    negative; NULL: contiguous row-major. Of packed blocks, the innermost is the
+                                    block's size, as in ggml's nb[0] */
     int32_t n_dims;       /* 0 (a single element) to BNT_MAX_DIMS */
     int32_t reserved;     /* 0 */
 } bnt_tensor;

@@ -16,6 +16,25 @@
 
 namespace bnt_ggml {
 
+/* The ABI's code of a packed type, or -1. By name: headers differ in which types they have and in their numbers
+ * (I2_S is bitnet.cpp's). */
+inline std::int32_t packed_code(ggml_type type) noexcept {
+    struct Packed {
+        const char *name;
+        std::int32_t code;
+    };
+    static constexpr Packed types[] = {
+        {"q4_0", BNT_Q4_0}, {"q4_1", BNT_Q4_1},   {"q5_0", BNT_Q5_0},   {"q5_1", BNT_Q5_1}, {"q8_0", BNT_Q8_0},
+        {"q8_1", BNT_Q8_1}, {"q2_K", BNT_Q2_K},   {"q3_K", BNT_Q3_K},   {"q4_K", BNT_Q4_K}, {"q5_K", BNT_Q5_K},
+        {"q6_K", BNT_Q6_K}, {"q8_K", BNT_Q8_K},   {"tq1_0", BNT_TQ1_0}, {"tq2_0", BNT_TQ2_0}, {"i2_s", BNT_I2_S},
+    };
+    const char *name = ggml_type_name(type);
+    for (const Packed &packed : types) {
+        if (name && std::strcmp(name, packed.name) == 0) return packed.code;
+    }
+    return -1;
+}
+
 /* The ABI's code of an element type, or -1 for types that it has no code for. */
 inline std::int32_t dtype_code(ggml_type type) noexcept {
     switch (type) {
@@ -26,7 +45,7 @@ inline std::int32_t dtype_code(ggml_type type) noexcept {
         case GGML_TYPE_I8: return BNT_I8;
         case GGML_TYPE_I32: return BNT_I32;
         case GGML_TYPE_I64: return BNT_I64;
-        default: return -1;
+        default: return packed_code(type);
     }
 }
 

@@ -217,7 +217,8 @@ impl AsTensor for bnt_tensor {
             .ok()
             .and_then(|d| DType::ALL.get(d).copied());
         let dtype = dtype.ok_or_else(|| TensorError::DType(format!("number {}", self.dtype)))?;
-        let size = dtype.size();
+        // bytes and elements of a block, which is one element unless the dtype is packed
+        let (size, block) = (dtype.size(), dtype.block());
         let dims = usize::try_from(self.n_dims).ok().filter(|&n| n <= MAX_DIMS);
         let dims = dims.ok_or_else(|| unreadable("n_dims is not in 0 ... 16"))?;
         // SAFETY: by the promise of `bnt_record`'s caller, the arrays hold n_dims entries and data holds
@@ -247,7 +248,8 @@ impl AsTensor for bnt_tensor {
         if !self.byte_offset.is_multiple_of(size) {
             return Err(unreadable("byte_offset is not a multiple of the element's size"));
         }
-        let view = TensorView::new(dtype, &shape[..dims], data).offset(self.byte_offset / size);
+        let view = TensorView::new(dtype, &shape[..dims], data)
+            .offset((self.byte_offset / size).saturating_mul(block));
         let Some(byte_strides) = strides else {
             f(view);
             return Ok(());
@@ -257,7 +259,11 @@ impl AsTensor for bnt_tensor {
             if stride % size as i64 != 0 {
                 return Err(TensorError::ByteStride { stride, size });
             }
-            *to = (stride / size as i64) as isize;
+            *to = ((stride / size as i64) as isize).saturating_mul(block as isize);
+        }
+        // the elements of a row of blocks follow each other
+        if let Some(inner) = strides[..dims].last_mut().filter(|s| **s == block as isize) {
+            *inner = 1;
         }
         f(view.strides(&strides[..dims]));
         Ok(())

@@ -280,3 +280,27 @@ fn a_tensor_that_there_is_no_memory_to_copy_is_counted_and_does_not_end_the_host
     assert_eq!((m.state, m.records), (RunState::Complete, 2));
     assert_eq!(m.dropped.reasons.get("no memory for a copy"), Some(&1));
 }
+
+#[test]
+fn packed_blocks_are_recorded_as_they_lie_and_never_split() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let packed = compile("cc", "-std=c99", "packed.c", false, dir.path());
+    run(program(&packed).arg(dir.path()));
+    let records = read(&dir.path().join("run=packed"));
+    let block = |n: u8| [&[0x00, 0x3c][..], &[n; 32]].concat();
+    for (record, blocks) in records.iter().zip([4..8u8, 8..12]) {
+        assert_eq!(record.meta.dtype, DType::Q8_0);
+        assert_eq!(record.meta.shape, [2, 64]);
+        let bytes: Vec<u8> = blocks.flat_map(block).collect();
+        assert_eq!((&record.values, record.raw.as_ref()), (&None, Some(&bytes)));
+        check_record(record, &bytes);
+    }
+    assert_eq!(records[1].meta.stats.max, Some(11.0), "dequantised");
+    let dropped = manifest(&dir.path().join("run=packed")).dropped;
+    assert_eq!((records.len(), dropped.total), (2, 3), "{dropped:?}");
+    assert_eq!(
+        dropped.reasons.get("Q8_0: its rows are not whole blocks"),
+        Some(&1),
+        "{dropped:?}"
+    );
+}

@@ -41,6 +41,14 @@ bool parse_choice(std::string_view flag, std::string_view text, std::string_view
                      std::string(text) + "'");
 }
 
+// llama.cpp keeps its cache in more types; these are the usual ones.
+ggml_type parse_kv_type(std::string_view flag, std::string_view text) {
+    for (const ggml_type type : {GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_Q8_0, GGML_TYPE_Q4_0}) {
+        if (text == ggml_type_name(type)) return type;
+    }
+    throw UsageError(std::string(flag) + " is f32, f16, q8_0 or q4_0, not '" + std::string(text) + "'");
+}
+
 }  // namespace
 
 Args parse_args(int argc, const char *const *argv) {
@@ -74,7 +82,7 @@ Args parse_args(int argc, const char *const *argv) {
         } else if (flag == "--batch" || flag == "-b") {
             args.batch = parse_int(flag, value(), 1);
         } else if (flag == "--kv-type") {
-            args.kv_f16 = parse_choice(flag, value(), "f32", "f16");
+            args.kv_type = parse_kv_type(flag, value());
         } else if (flag == "--flash-attn") {
             args.flash_attention = parse_choice(flag, value(), "off", "on");
         } else if (attached && (flag == "--special" || flag == "--ignore-eos" || flag == "--print-tokens" || flag == "--help")) {
@@ -94,6 +102,9 @@ Args parse_args(int argc, const char *const *argv) {
     }
     if (args.model.empty()) {
         throw UsageError("--model is missing: name a GGUF file");
+    }
+    if (ggml_is_quantized(args.kv_type) && !args.flash_attention) {
+        throw UsageError("--kv-type " + std::string(ggml_type_name(args.kv_type)) + " needs --flash-attn on");
     }
     if (args.prompt.has_value() == has_tokens) {
         throw UsageError(has_tokens ? "give either --prompt or --tokens, not both"
@@ -119,13 +130,15 @@ BITNET_TRACE_DIR names a folder.
   --ignore-eos          go on after an end-of-generation token
   --threads N           compute threads (default 1)
   --batch N             prompt tokens a forward call (default 512)
-  --kv-type f32|f16     type of the KV cache (default f32)
+  --kv-type TYPE        type of the KV cache: f32, f16, q8_0, q4_0 (default f32;
+                        the last two need --flash-attn on)
   --flash-attn on|off   fused attention (default off: scores and probabilities exist)
   --print-tokens        one JSON line on stdout with the ids of prompt and
                         continuation, instead of the text
   --help                this text
 
-environment: BITNET_TRACE_DIR, BITNET_TRACE_RUN, BITNET_TRACE_SELECT, BITNET_TRACE_VALUES
+environment: BITNET_TRACE_DIR, BITNET_TRACE_RUN, BITNET_TRACE_SELECT, BITNET_TRACE_VALUES,
+BITNET_TRACE_DEQUANTIZE
 
 examples:
   cpp-runner --model smollm2-135m-q4_1.gguf --prompt "The capital of France is" --max-tokens 8

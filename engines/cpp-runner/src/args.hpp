@@ -1,6 +1,8 @@
 // Command line of the runner.
 #pragma once
 
+#include <ggml.h>
+
 #include <cstdint>
 #include <optional>
 #include <stdexcept>
@@ -22,7 +24,7 @@ struct Args {
     std::int32_t max_tokens = 16;
     std::int32_t threads = 1;
     std::int32_t batch = 512;
-    bool kv_f16 = false;
+    ggml_type kv_type = GGML_TYPE_F32;
     bool flash_attention = false;
     bool parse_special = false;
     bool ignore_eos = false;

@@ -135,7 +135,7 @@ void Engine::start(std::size_t positions, EvalCallback callback) {
         throw EngineError("prompt and --max-tokens need " + std::to_string(positions) + " positions; the model was trained for " +
                           std::to_string(trained));
     }
-    if (compat::flash_attention_needs_f16 && args_.flash_attention && !args_.kv_f16) {
+    if (compat::flash_attention_needs_f16 && args_.flash_attention && args_.kv_type == GGML_TYPE_F32) {
         throw EngineError("this engine's flash attention needs --kv-type f16");
     }
     llama_context_params params = llama_context_default_params();
@@ -144,7 +144,7 @@ void Engine::start(std::size_t positions, EvalCallback callback) {
     params.n_ubatch = params.n_batch;  // one graph a call: what --batch says is what is computed
     params.n_threads = args_.threads;
     params.n_threads_batch = args_.threads;
-    params.type_k = args_.kv_f16 ? GGML_TYPE_F16 : GGML_TYPE_F32;
+    params.type_k = args_.kv_type;
     params.type_v = params.type_k;
     params.cb_eval = callback.function;
     params.cb_eval_user_data = callback.user_data;

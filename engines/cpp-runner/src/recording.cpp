@@ -1,5 +1,6 @@
 #include "recording.hpp"
 
+#include <cctype>
 #include <cstdio>
 #include <string>
 
@@ -12,7 +13,9 @@ Recording::Recording(const Args &args, std::size_t prompt_tokens)
     bnt_set_model(recorder_, args.model.c_str());
     bnt_set(recorder_, "threads", std::to_string(args.threads).c_str());
     bnt_set(recorder_, "batch", std::to_string(args.batch).c_str());
-    bnt_set(recorder_, "kv_type", args.kv_f16 ? "F16" : "F32");
+    std::string kv_type = ggml_type_name(args.kv_type);
+    for (char &c : kv_type) c = static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+    bnt_set(recorder_, "kv_type", kv_type.c_str());
     bnt_set(recorder_, "flash_attention", args.flash_attention ? "true" : "false");
     bnt_set(recorder_, "prompt_tokens", std::to_string(prompt_tokens).c_str());
     if (args.prompt) bnt_set(recorder_, "prompt", args.prompt->c_str());
