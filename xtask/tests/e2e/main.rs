@@ -9,6 +9,7 @@ mod control;
 mod crossval;
 mod faults;
 mod ggml_adapter;
+mod quant;
 mod selection;
 mod support;
 mod trouble;

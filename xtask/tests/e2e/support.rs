@@ -79,7 +79,7 @@ impl Done {
 
 /// Runs a command without the recorder's variables of this process, but with those given to it; a signal is code -1.
 pub fn run(command: &mut Command) -> Done {
-    for variable in ["DIR", "RUN", "SELECT", "VALUES"].map(|v| format!("BITNET_TRACE_{v}")) {
+    for variable in ["DIR", "RUN", "SELECT", "VALUES", "DEQUANTIZE"].map(|v| format!("BITNET_TRACE_{v}")) {
         if !command.get_envs().any(|(given, _)| given == variable.as_str()) {
             command.env_remove(&variable);
         }
