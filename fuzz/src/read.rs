@@ -28,7 +28,7 @@ fn records(run: &Path) -> Result<Vec<Row>, StoreError> {
             std::hint::black_box(values.iter().fold(0, |all, x| all ^ x.to_bits()));
         }
         if let Some(raw) = tensor.raw() {
-            assert_eq!(raw.len(), n * row.meta.dtype.size());
+            assert_eq!(row.meta.dtype.bytes(n as u64), Some(raw.len() as u64));
         }
         assert!(tensor.to_f64().is_none_or(|v| v.len() == n));
     }
