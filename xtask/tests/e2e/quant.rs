@@ -125,7 +125,7 @@ fn packed_blocks_are_dequantised_to_the_very_bits_that_ggml_makes_of_them() {
             match dtype {
                 DType::TQ1_0 | DType::TQ2_0 => 0.75,
                 DType::Q2_K => 0.25,
-                DType::Q3_K => 0.1,
+                DType::Q3_K => 0.15,
                 DType::Q8_0 | DType::Q8_1 | DType::Q8_K => 0.01,
                 _ => 0.08,
             },
