@@ -2,8 +2,8 @@
 
 use crate::records::{Elements, Records, Side};
 use bitnet_trace_schema::{
-    DType, Dropped, Engine, Manifest, Observation, Owner, RecordMeta, RunState, Sequence, Settings, Stats,
-    ValuesMode, Writer,
+    DType, Dropped, Engine, Manifest, Observation, Owner, Preset, RecordMeta, RunState, Sequence, Settings,
+    Stats, ValuesMode, Writer,
 };
 use bitnet_trace_store::StoreError;
 
@@ -139,6 +139,8 @@ pub fn manifest(run: &str, engine: &str, prompt: u64, ids: &[i32]) -> Manifest {
             rewrites: 0,
         }],
         values: ValuesMode::Full,
+        preset: Preset::Default,
+        queue_bytes: None,
         selection: None,
         imported: None,
         observation: Observation::default(),

@@ -1,4 +1,4 @@
-use crate::{Engine, Error, Layout, Recorder, Values};
+use crate::{Engine, Error, Layout, Preset, Recorder, Values};
 use bitnet_trace_schema::selection::{Selection, SelectionError};
 use std::path::PathBuf;
 
@@ -33,6 +33,7 @@ pub struct RecorderBuilder {
     pub(crate) dequantize: bool,
     /// `None` is everything.
     pub(crate) selection: Result<Option<Selection>, SelectionError>,
+    pub(crate) preset: Preset,
     pub(crate) queue_bytes: usize,
     pub(crate) layout: Layout,
     pub(crate) fixed: Option<Fixed>,
@@ -54,6 +55,7 @@ impl RecorderBuilder {
             values: Values::Full,
             dequantize: false,
             selection: Ok(None),
+            preset: Preset::Default,
             queue_bytes: DEFAULT_QUEUE_BYTES,
             layout: Layout::default(),
             fixed: None,
@@ -96,8 +98,17 @@ impl RecorderBuilder {
         self
     }
 
-    /// Most bytes of tensors that wait for the writer ([`DEFAULT_QUEUE_BYTES`]). When they are reached,
-    /// [`Recorder::record`] waits. A tensor larger than this is taken when the queue is empty.
+    /// Whether the engine waits when the queue is full ([`Preset::Default`], [`Preset::Durable`]) or tensors are
+    /// dropped and counted ([`Preset::Lossy`]), and whether what is written survives a power loss
+    /// ([`Preset::Durable`]).
+    pub fn preset(mut self, preset: Preset) -> Self {
+        self.preset = preset;
+        self
+    }
+
+    /// Most bytes of tensors that wait for the writer ([`DEFAULT_QUEUE_BYTES`]): what the recorder's copies take
+    /// in memory, and the most that a crash loses. When they are reached, [`Recorder::record`] does what the
+    /// [preset](RecorderBuilder::preset) says. A tensor larger than this is taken when the queue is empty.
     pub fn queue_bytes(mut self, bytes: usize) -> Self {
         self.queue_bytes = bytes;
         self

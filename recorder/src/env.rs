@@ -12,6 +12,10 @@ const RUN: &str = "BITNET_TRACE_RUN";
 const VALUES: &str = "BITNET_TRACE_VALUES";
 /// `1` or `0`: whether packed dtypes are kept as f32 too.
 const DEQUANTIZE: &str = "BITNET_TRACE_DEQUANTIZE";
+/// `default`, `lossy` or `durable`.
+const PRESET: &str = "BITNET_TRACE_PRESET";
+/// Most bytes that wait for the writer.
+const QUEUE_BYTES: &str = "BITNET_TRACE_QUEUE_BYTES";
 /// Which records to keep.
 const SELECT: &str = "BITNET_TRACE_SELECT";
 
@@ -68,6 +72,21 @@ fn builder(
             "{DEQUANTIZE}={other:?} is neither \"1\" nor \"0\"; packed dtypes are kept as they are"
         )),
     }
+    if let Some(word) = set(PRESET) {
+        match word.to_string_lossy().parse() {
+            Ok(preset) => builder = builder.preset(preset),
+            Err(why) => warn(format!("{PRESET}: {why}; the preset is \"default\"")),
+        }
+    }
+    if let Some(bytes) = set(QUEUE_BYTES) {
+        match bytes.to_str().and_then(|b| b.parse().ok()).filter(|&b| b > 0) {
+            Some(bytes) => builder = builder.queue_bytes(bytes),
+            None => warn(format!(
+                "{QUEUE_BYTES}={bytes:?} is not a number of bytes above 0; {} are used",
+                builder.queue_bytes
+            )),
+        }
+    }
     if let Some(expression) = set(SELECT) {
         builder = builder.select(expression.to_string_lossy());
     }
@@ -85,6 +104,7 @@ fn builder(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Preset;
 
     fn read(vars: &[(&str, &str)]) -> (Option<RecorderBuilder>, Vec<String>) {
         let mut warnings = vec![];
@@ -120,6 +140,12 @@ mod tests {
             (Some("/d"), Some("cpp-f32"))
         );
         assert_eq!((builder.values, builder.selection), (Values::Stats, Ok(None)));
+        for preset in Preset::ALL {
+            let (builder, warnings) = read(&[(DIR, "/d"), (PRESET, preset.name()), (QUEUE_BYTES, "77")]);
+            let builder = builder.expect("on");
+            assert_eq!((builder.preset, builder.queue_bytes), (preset, 77));
+            assert_eq!(warnings, [""; 0]);
+        }
         let (builder, warnings) = read(&[(DIR, "/d"), (SELECT, "layer=1;stage=q_*")]);
         assert_eq!(warnings, [""; 0]);
         assert_eq!(
@@ -166,8 +192,18 @@ mod tests {
             (builder.run.as_deref(), builder.values),
             (Some("-..-x-y"), Values::Full)
         );
-        assert_eq!(warnings.len(), 2, "{warnings:?}");
-        for (warning, word) in warnings.iter().zip(["../x y", "\"all\""]) {
+        let (defaults, more) = read(&[(DIR, "d"), (PRESET, "Lossy"), (QUEUE_BYTES, "1 MB")]);
+        let defaults = defaults.expect("on");
+        assert_eq!(
+            (defaults.preset, defaults.queue_bytes),
+            (Preset::Default, crate::DEFAULT_QUEUE_BYTES)
+        );
+        let warnings = [warnings, more].concat();
+        assert_eq!(warnings.len(), 4, "{warnings:?}");
+        for (warning, word) in warnings
+            .iter()
+            .zip(["../x y", "\"all\"", "\"Lossy\"", "\"1 MB\""])
+        {
             assert!(warning.contains(word), "{warning}");
         }
     }

@@ -51,9 +51,13 @@ mod tap;
 mod tensor;
 
 #[cfg(feature = "trace")]
+mod dump;
+#[cfg(feature = "trace")]
 mod env;
 #[cfg(feature = "trace")]
 mod exit;
+#[cfg(feature = "trace")]
+mod fork;
 #[cfg(feature = "trace")]
 mod gather;
 #[cfg(feature = "trace")]
@@ -79,17 +83,25 @@ mod shared;
 #[cfg(feature = "trace")]
 mod signals;
 #[cfg(feature = "trace")]
+mod site;
+#[cfg(feature = "trace")]
 mod writer;
 
-pub use bitnet_trace_schema::{DType, Engine, Layout, Model, Observation, Settings, ValuesMode as Values};
+pub use bitnet_trace_schema::{
+    DType, Engine, Layout, Model, Observation, Preset, Settings, ValuesMode as Values,
+};
 pub use builder::{DEFAULT_QUEUE_BYTES, RecorderBuilder};
+#[cfg(feature = "trace")]
+pub use dump::dump_trace;
 pub use error::{Error, TensorError};
 pub use impls::slice::{Element, Slice, bytes_of};
 pub use info::RunInfo;
 #[cfg(not(feature = "trace"))]
-pub use off::Recorder;
+pub use off::{Recorder, Site, dump_trace};
 #[cfg(feature = "trace")]
 pub use recorder::Recorder;
+#[cfg(feature = "trace")]
+pub use site::Site;
 pub use summary::Summary;
 pub use tap::Tap;
 pub use tensor::{AsTensor, TensorView};

@@ -51,6 +51,12 @@ impl Recorder {
         false
     }
 
+    /// A tracepoint that never wants anything.
+    #[inline]
+    pub const fn site(&self, _stage: &str) -> Site {
+        Site(())
+    }
+
     /// None.
     #[inline]
     pub const fn run(&self) -> Option<&str> {
@@ -120,4 +126,62 @@ impl Recorder {
     pub fn finish(&self) -> Result<Summary, Error> {
         Ok(Summary::default())
     }
+}
+
+/// A tracepoint of one stage. Built without feature `trace`, it never wants anything.
+#[derive(Debug, Clone, Default)]
+pub struct Site(());
+
+impl Site {
+    /// A tracepoint that never wants anything.
+    #[inline]
+    pub const fn off() -> Self {
+        Self(())
+    }
+
+    /// False.
+    #[inline(always)]
+    pub const fn wants(&self, _layer: i32) -> bool {
+        false
+    }
+
+    /// A tap that nobody takes.
+    #[inline(always)]
+    pub const fn tap(&self, layer: i32, seq: i64) -> Tap<'_> {
+        Tap::new("", layer, seq)
+    }
+
+    /// Empty.
+    #[inline]
+    pub const fn stage(&self) -> &str {
+        ""
+    }
+
+    /// Nothing.
+    #[inline(always)]
+    pub fn record<T: ?Sized>(&self, _tap: Tap<'_>, _tensor: &T) {}
+
+    /// Nothing.
+    ///
+    /// # Errors
+    /// Never.
+    #[inline(always)]
+    pub fn try_record<T: ?Sized>(&self, _tap: Tap<'_>, _tensor: &T) -> Result<(), TensorError> {
+        Ok(())
+    }
+}
+
+/// Nothing.
+///
+/// # Errors
+/// Never.
+#[inline(always)]
+pub fn dump_trace<'a, T: ?Sized>(
+    _name: &'a str,
+    _tensor: &T,
+    _seq: impl Into<Option<usize>>,
+    _layer: impl Into<Option<isize>>,
+    _stage: impl Into<Option<&'a str>>,
+) -> Result<(), TensorError> {
+    Ok(())
 }

@@ -222,8 +222,8 @@ impl Queue {
                 writer.active = Instant::now();
                 return Popped::Job(job);
             }
-            if (state.blocked > 0 || state.refused) && state.used > state.filling_bytes {
-                state.refused = false;
+            let refused = std::mem::take(&mut state.refused);
+            if (state.blocked > 0 || refused) && state.used > state.filling_bytes {
                 return Popped::Idle;
             }
             let now = Instant::now();

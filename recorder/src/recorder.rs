@@ -1,8 +1,9 @@
 use crate::model::{Hashing, PATIENCE};
 use crate::writer::manifest;
 use crate::{
-    AsTensor, Engine, Error, Model, Observation, RecorderBuilder, RunInfo, Settings, Summary, Tap,
-    TensorError, TensorView, env, exit, job::Plan, lock, model, run, select, shared::Shared, writer,
+    AsTensor, Engine, Error, Model, Observation, RecorderBuilder, RunInfo, Settings, Site, Summary, Tap,
+    TensorError, TensorView, env, exit, fork::Home, job::Plan, lock, model, run, select, shared::Shared,
+    writer,
 };
 use bitnet_trace_schema::RunState;
 use bitnet_trace_schema::selection::Tokens;
@@ -23,7 +24,7 @@ pub struct Recorder(Option<Arc<Handle>>);
 struct Handle {
     shared: Arc<Shared>,
     /// The process that started the writer thread; a forked child has none.
-    pid: u32,
+    home: Home,
     /// Whether a forked child was told that it does not record.
     told: AtomicBool,
     end: Mutex<End>,
@@ -47,7 +48,7 @@ impl Recorder {
         let writer = writer::spawn(Arc::clone(&shared), layout)?;
         Ok(Self(Some(Arc::new(Handle {
             shared,
-            pid: std::process::id(),
+            home: Home::here(),
             told: AtomicBool::new(false),
             end: Mutex::new(End {
                 writer: Some(writer),
@@ -67,7 +68,9 @@ impl Recorder {
     /// `BITNET_TRACE_DIR` is the database's directory, created when missing; unset or empty means off.
     /// `BITNET_TRACE_RUN` names the run, `BITNET_TRACE_VALUES` is `full` or `stats`, `BITNET_TRACE_DEQUANTIZE` is `1`
     /// where packed dtypes are [kept as f32 too](RecorderBuilder::dequantize), `BITNET_TRACE_SELECT` says
-    /// [which records](RecorderBuilder::select) are kept. Never fails: where the directory can't be used or the
+    /// [which records](RecorderBuilder::select) are kept, `BITNET_TRACE_PRESET` is `default`, `lossy` or `durable`
+    /// ([`Preset`](crate::Preset)), `BITNET_TRACE_QUEUE_BYTES` the [limit of the
+    /// queue](RecorderBuilder::queue_bytes). Never fails: where the directory can't be used or the
     /// selection is wrong, one warning on stderr says why, and the recorder is off.
     pub fn from_env(engine: Engine) -> Self {
         env::recorder(engine, &|name| std::env::var_os(name), &mut |warning| {
@@ -102,6 +105,24 @@ impl Recorder {
     pub fn wants(&self, tap: &Tap<'_>) -> bool {
         let Some(handle) = &self.0 else { return false };
         handle.shared.on.load(Ordering::Relaxed) && handle.selected(tap).is_some() && handle.is_owner()
+    }
+
+    /// A tracepoint of `stage`, to be kept by the engine: it knows which layers are wanted.
+    pub fn site(&self, stage: &str) -> Site {
+        Site::new(self, stage)
+    }
+
+    /// Whether anything of `stage` in `layer` may be wanted.
+    pub(crate) fn wants_layer(&self, stage: &str, layer: i32) -> bool {
+        (self.0.as_deref()).is_some_and(|handle| match &handle.shared.selection {
+            None => true,
+            Some(selection) => !selection.tokens(stage, layer).is_empty(),
+        })
+    }
+
+    /// Whether nothing will ever be taken or counted again: after the end, and in a forked child.
+    pub(crate) fn is_over(&self) -> bool {
+        (self.0.as_deref()).is_none_or(|h| h.shared.ended.load(Ordering::Relaxed) || !h.is_owner())
     }
 
     #[inline]
@@ -254,9 +275,10 @@ impl Handle {
         if self.shared.ended.load(Ordering::Relaxed) || !self.is_owner() {
             return Err(TensorError::Closed); // too late to be counted in the manifest
         }
-        let mut result = Err(TensorError::Unreadable("it shows no memory".into()));
-        let shown = show(&mut |view| result = self.take(tap, &view, selected));
-        shown.and(result).inspect_err(|error| {
+        let mut taken = None;
+        let shown = show(&mut |view| taken = Some(self.take(tap, &view, selected)));
+        let nothing = || Err(TensorError::Unreadable("it shows no memory".into()));
+        (shown.and_then(|()| taken.unwrap_or_else(nothing))).inspect_err(|error| {
             self.shared.count(tap.stage, tap.layer, error);
         })
     }
@@ -280,17 +302,25 @@ impl Handle {
 
     /// Whether this is the process that started the recorder. A forked child has no writer thread, and a
     /// lock that another thread held when it forked stays locked: so nothing else is touched there.
+    #[inline]
     fn is_owner(&self) -> bool {
-        let owner = std::process::id() == self.pid;
-        if !owner && !self.told.swap(true, Ordering::Relaxed) {
+        let owner = self.home.is_here();
+        if !owner {
+            self.tell_child();
+        }
+        owner
+    }
+
+    #[cold]
+    fn tell_child(&self) {
+        if !self.told.swap(true, Ordering::Relaxed) {
             crate::tell!(
                 "process {} is a fork of process {}, to which the run {} belongs: nothing is recorded here",
                 std::process::id(),
-                self.pid,
+                self.home.pid(),
                 self.shared.run
             );
         }
-        owner
     }
 
     fn finish(&self) -> Result<Summary, Error> {
@@ -298,7 +328,7 @@ impl Handle {
             run: self.shared.run.clone(),
             cause: cause.to_owned(),
         };
-        if std::process::id() != self.pid {
+        if !self.home.is_here() {
             return Err(failed("this is a forked process; the run belongs to its parent"));
         }
         let mut end = lock(&self.end);
@@ -356,7 +386,7 @@ impl Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        if std::process::id() == self.pid {
+        if self.home.is_here() {
             if std::thread::panicking() && !self.shared.ended.load(Ordering::Relaxed) {
                 self.shared.cut_short("the engine panicked".into());
             }

@@ -2,7 +2,8 @@
 
 use crate::sequences::{Sequences, Take};
 use crate::{
-    Engine, RunInfo, TensorError, Values, builder::Fixed, lock, process, queue::Queue, queue::WhenFull,
+    Engine, Preset, RunInfo, TensorError, Values, builder::Fixed, lock, process, queue::Queue,
+    queue::WhenFull,
 };
 use bitnet_trace_schema::selection::Selection;
 use bitnet_trace_schema::{Dropped, FORMAT_VERSION, Manifest, Owner, PartEntry, RunState, Writer};
@@ -21,6 +22,8 @@ pub(crate) struct Shared {
     pub values: Values,
     /// Whether packed elements are kept as f32 too.
     pub dequantize: bool,
+    preset: Preset,
+    queue_bytes: usize,
     /// What is wanted; `None` is everything.
     pub selection: Option<Selection>,
     pub writer: Writer,
@@ -53,6 +56,10 @@ impl Shared {
             Some(_) => "0",
             None => env!("CARGO_PKG_VERSION"),
         };
+        let when_full = match builder.preset {
+            Preset::Lossy => WhenFull::Refuse,
+            Preset::Default | Preset::Durable => WhenFull::Wait,
+        };
         Self {
             run,
             dir,
@@ -60,9 +67,11 @@ impl Shared {
                 name: env!("CARGO_PKG_NAME").into(),
                 version: version.into(),
             },
-            queue: Queue::new(builder.queue_bytes, WhenFull::Wait),
+            queue: Queue::new(builder.queue_bytes, when_full),
             values: builder.values,
             dequantize: builder.dequantize,
+            preset: builder.preset,
+            queue_bytes: builder.queue_bytes,
             selection: builder.selection.ok().flatten(),
             on: AtomicBool::new(true),
             ended: AtomicBool::new(false),
@@ -156,7 +165,7 @@ impl Shared {
 
     /// Whether what is written must survive a power loss.
     pub fn is_durable(&self) -> bool {
-        false
+        self.preset == Preset::Durable
     }
 
     /// The manifest as it stands now.
@@ -186,6 +195,8 @@ impl Shared {
             prompt_tokens: info.prompt_tokens,
             sequences: lock(&self.sequences).list(),
             values: self.values,
+            preset: self.preset,
+            queue_bytes: Some(self.queue_bytes as u64),
             selection: self.selection.as_ref().map(Selection::to_string),
             imported: None,
             observation: info.observation,

@@ -44,8 +44,8 @@ pub mod trace_file;
 pub use dtype::{DType, UnknownDType};
 pub use layout::Layout;
 pub use manifest::{
-    Dropped, Engine, Imported, Manifest, ManifestError, Model, Observation, Owner, PartEntry, RunState,
-    Sequence, Settings, ValuesMode, Writer,
+    Dropped, Engine, Imported, Manifest, ManifestError, Model, Observation, Owner, PartEntry, Preset,
+    RunState, Sequence, Settings, ValuesMode, Writer,
 };
 pub use record::RecordMeta;
 pub use stage::{Input, InputLayer, Place, Stage, StageError, StageGraph, StageScope};

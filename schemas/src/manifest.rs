@@ -52,6 +52,12 @@ pub struct Manifest {
     pub sequences: Vec<Sequence>,
     /// Whether values or only statistics are kept.
     pub values: ValuesMode,
+    /// What the recorder does when its queue is full, and how much it does against a crash.
+    #[serde(default)]
+    pub preset: Preset,
+    /// Most bytes of tensors that waited for the writer: more than this a crash cannot lose.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue_bytes: Option<u64>,
     /// The selection in force (`BITNET_TRACE_SELECT`), if not everything.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selection: Option<String>,
@@ -197,6 +203,44 @@ pub enum ValuesMode {
     Full,
     /// Hash and statistics.
     Stats,
+}
+
+/// What a recorder does when its queue is full, and how much it does against a crash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Preset {
+    /// The engine waits for the writer. Survives the end of the process, however it ends.
+    #[default]
+    Default,
+    /// The engine never waits: tensors that find the queue full are dropped and counted.
+    Lossy,
+    /// As the default, and what is written survives a power loss too: every batch goes to the disk.
+    Durable,
+}
+
+impl Preset {
+    /// Every preset.
+    pub const ALL: [Self; 3] = [Self::Default, Self::Lossy, Self::Durable];
+
+    /// Its word, as in the manifest and the environment.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Default => "default",
+            Self::Lossy => "lossy",
+            Self::Durable => "durable",
+        }
+    }
+}
+
+impl std::str::FromStr for Preset {
+    type Err = String;
+
+    /// # Errors
+    /// What the words are.
+    fn from_str(word: &str) -> Result<Self, String> {
+        (Self::ALL.into_iter().find(|p| p.name() == word))
+            .ok_or_else(|| format!("{word:?} is none of \"default\", \"lossy\" and \"durable\""))
+    }
 }
 
 /// Files of another format that a run was made from.
@@ -351,6 +395,8 @@ mod tests {
                 rewrites: 0,
             }],
             values: ValuesMode::Full,
+            preset: Preset::Lossy,
+            queue_bytes: Some(1 << 20),
             selection: None,
             imported: Some(Imported {
                 format: Imported::TRACE.into(),

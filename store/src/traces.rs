@@ -3,8 +3,8 @@
 use crate::{StoreError, scan};
 use bitnet_trace_schema::trace_file::TraceFiles;
 use bitnet_trace_schema::{
-    Dropped, Engine, FORMAT_VERSION, Imported, Manifest, Observation, Owner, RecordMeta, RunState, Settings,
-    StageGraph, ValuesMode, Writer, run_dir,
+    Dropped, Engine, FORMAT_VERSION, Imported, Manifest, Observation, Owner, Preset, RecordMeta, RunState,
+    Settings, StageGraph, ValuesMode, Writer, run_dir,
 };
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -96,6 +96,8 @@ impl Traces {
             prompt_tokens: None,
             sequences: Vec::new(),
             values: ValuesMode::Stats,
+            preset: Preset::default(),
+            queue_bytes: None,
             selection: None,
             imported: Some(Imported {
                 format: Imported::TRACE.into(),

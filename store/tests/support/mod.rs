@@ -7,8 +7,8 @@ use arrow_array::{ArrayRef, Float64Array, Int32Array, Int64Array, RecordBatch, S
 use arrow_schema::{DataType, Schema};
 use bitnet_trace_schema::columns::{KEY_FORMAT_VERSION, KEY_RUN, arrow_schema};
 use bitnet_trace_schema::{
-    DType, Dropped, Engine, Manifest, Observation, Owner, PartEntry, RecordMeta, RunState, Settings, Stats,
-    ValuesMode, Writer, run_dir,
+    DType, Dropped, Engine, Manifest, Observation, Owner, PartEntry, Preset, RecordMeta, RunState, Settings,
+    Stats, ValuesMode, Writer, run_dir,
 };
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, Encoding};
@@ -214,6 +214,8 @@ pub fn manifest(run: &str) -> Manifest {
         prompt_tokens: None,
         sequences: vec![],
         values: ValuesMode::Full,
+        preset: Preset::Default,
+        queue_bytes: None,
         selection: None,
         imported: None,
         observation: Observation::default(),
