@@ -59,6 +59,9 @@ fuzz: ## try the readers on inputs nobody thought of, each target for SECONDS=60
 fmt: ## format the code
 	$(CARGO) fmt --all
 
+bench: ## measure what recording costs; WRITE=1 puts the table into BENCHMARKS.md
+	$(CARGO) bench -p bitnet-trace --bench speed -- $(if $(WRITE),--write $(CURDIR)/BENCHMARKS.md)
+
 golden: ## write the golden run of the current format again
 	$(CARGO) run --quiet -p bitnet-trace --example golden -- schemas/golden/v1
 
@@ -73,4 +76,4 @@ trace-diff: ## first divergence between two runs: RS= CPP=
 clean: ## remove everything that was built, downloaded or recorded
 	rm -rf target
 
-.PHONY: help demo test release setup install-cpp lint unit e2e story readers fuzz bench-engines fmt golden crossval-per-token trace-diff clean
+.PHONY: help demo test release setup install-cpp lint unit e2e story readers fuzz bench-engines fmt bench golden crossval-per-token trace-diff clean
