@@ -8,7 +8,7 @@ CREATE TABLE meta (
 CREATE TABLE runs (
     id       INTEGER PRIMARY KEY,
     name     TEXT NOT NULL UNIQUE,
-    state    TEXT NOT NULL,               -- recording, complete or failed, as in run.json
+    state    TEXT NOT NULL,               -- recording, complete, failed or recovered, as in run.json
     engine   TEXT NOT NULL,
     created_unix_ms INTEGER NOT NULL,
     manifest TEXT NOT NULL                -- run.json, so that json_extract() reaches all of it

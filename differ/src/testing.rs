@@ -122,6 +122,7 @@ pub fn manifest(run: &str, engine: &str, prompt: u64, ids: &[i32]) -> Manifest {
             pid: 1,
             start_ticks: 0,
             boot_id: String::new(),
+            host: String::new(),
         },
         writer: Writer {
             name: "bitnet-trace".into(),
@@ -147,5 +148,6 @@ pub fn manifest(run: &str, engine: &str, prompt: u64, ids: &[i32]) -> Manifest {
         records: 0,
         dropped: Dropped::default(),
         parts: vec![],
+        recovery: None,
     }
 }

@@ -63,6 +63,8 @@ mod gather;
 #[cfg(feature = "trace")]
 mod job;
 #[cfg(feature = "trace")]
+mod life;
+#[cfg(feature = "trace")]
 mod model;
 #[cfg(not(feature = "trace"))]
 mod off;

@@ -22,6 +22,7 @@ pub(crate) fn owner() -> Owner {
         pid: std::process::id(),
         start_ticks: start_ticks(&read("/proc/self/stat")).unwrap_or(0),
         boot_id: read("/proc/sys/kernel/random/boot_id").trim().to_owned(),
+        host: read("/proc/sys/kernel/hostname").trim().to_owned(),
     }
 }
 
@@ -31,6 +32,7 @@ pub(crate) fn fixed_owner() -> Owner {
         pid: 1,
         start_ticks: 0,
         boot_id: String::new(),
+        host: String::new(),
     }
 }
 

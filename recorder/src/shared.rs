@@ -2,11 +2,12 @@
 
 use crate::sequences::{Sequences, Take};
 use crate::{
-    Engine, Preset, RunInfo, TensorError, Values, builder::Fixed, lock, process, queue::Queue,
+    Engine, Preset, RunInfo, TensorError, Values, builder::Fixed, life, lock, process, queue::Queue,
     queue::WhenFull,
 };
 use bitnet_trace_schema::selection::Selection;
 use bitnet_trace_schema::{Dropped, FORMAT_VERSION, Manifest, Owner, PartEntry, RunState, Writer};
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock};
@@ -44,6 +45,8 @@ pub(crate) struct Shared {
     command_line: Vec<String>,
     created_unix_ms: u64,
     fixed: bool,
+    /// Held, not read.
+    _life: Option<File>,
 }
 
 impl Shared {
@@ -60,6 +63,7 @@ impl Shared {
             Preset::Lossy => WhenFull::Refuse,
             Preset::Default | Preset::Durable => WhenFull::Wait,
         };
+        let life = life::show(&dir);
         Self {
             run,
             dir,
@@ -86,6 +90,7 @@ impl Shared {
             command_line,
             created_unix_ms,
             fixed: builder.fixed.is_some(),
+            _life: life,
         }
     }
 
@@ -203,6 +208,7 @@ impl Shared {
             records: parts.iter().map(|p| p.rows).sum(),
             dropped: lock(&self.dropped).clone(),
             parts,
+            recovery: None,
         }
     }
 }

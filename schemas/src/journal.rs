@@ -45,6 +45,9 @@ pub const MAGIC: [u8; 8] = *b"BNTJRNL1";
 /// Most bytes of an entry's payload: the raw bytes of the largest tensor, and as much again as a page's rows take.
 pub const MAX_PAYLOAD: u32 = (1 << 31) + (128 << 20);
 
+/// Most rows of an entry: some times those of a page.
+pub const MAX_ROWS: u32 = 1 << 16;
+
 /// Bytes before a payload: its length, its checksum.
 const FRAME: usize = 4 + 8;
 /// First byte of a payload.
@@ -53,23 +56,45 @@ const PAGE: u8 = 2;
 const ROWS: u8 = 3;
 const TOKENS: u8 = 4;
 
-/// XXH3 (64 bits, no seed) of `pieces` put one behind the other.
+/// XXH3 (64 bits, no seed) of bytes that come in pieces.
 ///
 /// ```
-/// use bitnet_trace_schema::journal::checksum;
-/// assert_eq!(checksum(&[b"head", b"values"]), checksum(&[b"headvalues"]));
+/// use bitnet_trace_schema::journal::{Checksum, checksum};
+/// let mut sum = Checksum::default();
+/// sum.write(b"head");
+/// sum.write(b"values");
+/// assert_eq!(sum.finish(), checksum(&[b"headvalues"]));
 /// ```
+pub struct Checksum(Option<RawHasher<[u8; 192]>>);
+
+impl Default for Checksum {
+    fn default() -> Self {
+        // The library's own constructor allocates the secret. 192 bytes are what it takes, so that there is
+        // always a hasher.
+        Self(SecretBuffer::with_seed(0, [0; 192]).ok().map(RawHasher::new))
+    }
+}
+
+impl Checksum {
+    /// More bytes.
+    pub fn write(&mut self, bytes: &[u8]) {
+        if let Some(hasher) = &mut self.0 {
+            hasher.write(bytes);
+        }
+    }
+
+    /// The checksum of all bytes so far.
+    pub fn finish(&self) -> u64 {
+        self.0.as_ref().map_or(0, Hasher::finish)
+    }
+}
+
+/// The [`Checksum`] of `pieces` put one behind the other.
 pub fn checksum(pieces: &[&[u8]]) -> u64 {
     if let [all] = pieces {
         return Xxh3::oneshot(all);
     }
-    // the library allocates its secret otherwise; 192 bytes are what it takes
-    let Ok(secret) = SecretBuffer::with_seed(0, [0u8; 192]) else {
-        return Xxh3::oneshot(&pieces.concat());
-    };
-    let mut hasher = RawHasher::new(secret);
-    for piece in pieces {
-        hasher.write(piece);
-    }
-    hasher.finish()
+    let mut sum = Checksum::default();
+    pieces.iter().for_each(|piece| sum.write(piece));
+    sum.finish()
 }

@@ -45,7 +45,7 @@ pub use dtype::{DType, UnknownDType};
 pub use layout::Layout;
 pub use manifest::{
     Dropped, Engine, Imported, Manifest, ManifestError, Model, Observation, Owner, PartEntry, Preset,
-    RunState, Sequence, Settings, ValuesMode, Writer,
+    RecoveredPart, Recovery, RunState, Sequence, Settings, ValuesMode, Writer,
 };
 pub use record::RecordMeta;
 pub use stage::{Input, InputLayer, Place, Stage, StageError, StageGraph, StageScope};

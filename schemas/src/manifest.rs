@@ -76,6 +76,9 @@ pub struct Manifest {
     /// The sealed parts, in order.
     #[serde(default)]
     pub parts: Vec<PartEntry>,
+    /// What a reader saved after the process died, in state `recovered`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovery: Option<Recovery>,
 }
 
 /// Where a run is in its life. `FORMAT.md` has the diagram.
@@ -88,6 +91,20 @@ pub enum RunState {
     Complete,
     /// The recorder gave up, or the engine did; what was sealed is valid.
     Failed,
+    /// The process died, and a reader sealed what its journal had kept.
+    Recovered,
+}
+
+impl RunState {
+    /// The word in `run.json`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Recording => "recording",
+            Self::Complete => "complete",
+            Self::Failed => "failed",
+            Self::Recovered => "recovered",
+        }
+    }
 }
 
 /// The recording process, so that a reader can tell a live run from a crashed one.
@@ -101,6 +118,9 @@ pub struct Owner {
     /// The boot's id (empty where unknown): pids are used again.
     #[serde(default)]
     pub boot_id: String,
+    /// Name of the machine (empty where unknown): a process of another one cannot be looked for.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub host: String,
 }
 
 /// The program that wrote the run.
@@ -297,6 +317,31 @@ pub struct PartEntry {
     pub bytes: u64,
 }
 
+/// What a reader saved of a run whose process died.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recovery {
+    /// When it began, Unix time in milliseconds.
+    pub unix_ms: u64,
+    /// The program that did it.
+    pub program: Writer,
+    /// The parts that were open.
+    pub parts: Vec<RecoveredPart>,
+}
+
+/// What was saved of a part that was open.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecoveredPart {
+    /// File name that the part has when it is sealed.
+    pub file: String,
+    /// Records that were saved. The part is gone where there was none.
+    pub records: u64,
+    /// Bytes at the end of the part's file that belonged to no record that was saved.
+    pub cut_bytes: u64,
+    /// Why not all that the journal has was used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
 /// Why a manifest could not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
@@ -343,12 +388,10 @@ impl Manifest {
         if !run_dir::is_run_name(&manifest.run) {
             return Err(ManifestError::RunName(manifest.run));
         }
-        if let Some(part) = manifest
-            .parts
-            .iter()
-            .find(|p| run_dir::part_index(&p.file).is_none())
-        {
-            return Err(ManifestError::PartName(part.file.clone()));
+        let recovered = manifest.recovery.iter().flat_map(|r| &r.parts);
+        let mut files = (manifest.parts.iter().map(|p| &p.file)).chain(recovered.map(|p| &p.file));
+        if let Some(file) = files.find(|file| run_dir::part_index(file).is_none()) {
+            return Err(ManifestError::PartName(file.clone()));
         }
         Ok(manifest)
     }
@@ -378,6 +421,7 @@ mod tests {
                 pid: 1,
                 start_ticks: 2,
                 boot_id: String::new(),
+                host: "here".into(),
             },
             writer: Writer {
                 name: "bitnet-trace".into(),
@@ -410,6 +454,19 @@ mod tests {
                 rows: 1,
                 bytes: 9,
             }],
+            recovery: Some(Recovery {
+                unix_ms: 3,
+                program: Writer {
+                    name: "bitnet-diff".into(),
+                    version: "0.1.0".into(),
+                },
+                parts: vec![RecoveredPart {
+                    file: run_dir::part_name(0),
+                    records: 1,
+                    cut_bytes: 2,
+                    problem: Some("torn".into()),
+                }],
+            }),
         }
     }
 
@@ -454,6 +511,10 @@ mod tests {
         ));
         assert!(matches!(
             edit(&|v| v["parts"][0]["file"] = "../../etc".into()),
+            ManifestError::PartName(_)
+        ));
+        assert!(matches!(
+            edit(&|v| v["recovery"]["parts"][0]["file"] = "../part-00000.parquet".into()),
             ManifestError::PartName(_)
         ));
         assert!(matches!(

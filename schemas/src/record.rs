@@ -35,3 +35,25 @@ pub struct RecordMeta {
     /// Statistics of the elements.
     pub stats: Stats,
 }
+
+impl RecordMeta {
+    /// A record to be filled in, whose texts can be used again and again.
+    pub const fn empty() -> Self {
+        Self {
+            seq: 0,
+            layer: 0,
+            stage: String::new(),
+            name: String::new(),
+            op: String::new(),
+            op_index: 0,
+            request: 0,
+            pass: 0,
+            occurrence: 0,
+            shape: Vec::new(),
+            dtype: DType::F32,
+            num_elements: 0,
+            blake3: String::new(),
+            stats: Stats::of_nothing(),
+        }
+    }
+}

@@ -71,6 +71,19 @@ impl Stats {
         Self::from_parts(n, sum, squares, min, max, nan, inf)
     }
 
+    /// Statistics of no elements.
+    pub const fn of_nothing() -> Self {
+        Self {
+            rms: None,
+            mean: None,
+            min: None,
+            max: None,
+            abs_max: None,
+            nan_count: 0,
+            inf_count: 0,
+        }
+    }
+
     fn from_parts(
         n: u64,
         sum: f64,

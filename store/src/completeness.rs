@@ -54,6 +54,18 @@ pub enum Reason {
         /// The process.
         pid: u32,
     },
+    /// The recording process ended without closing the run, and what it had written was recovered.
+    Recovered {
+        /// The process.
+        pid: u32,
+        /// The parts that were open: file name, and records that were saved.
+        parts: Vec<(String, u64)>,
+    },
+    /// The recording process ended without closing the run, which could not be recovered.
+    NotRecovered {
+        /// Why, in words.
+        cause: String,
+    },
     /// A part that the manifest lists is not there.
     MissingPart {
         /// Its file name.
@@ -96,6 +108,17 @@ impl fmt::Display for Reason {
             Self::Failed { failure } => write!(f, "it failed: {failure}"),
             Self::Recording { pid } => write!(f, "process {pid} is still recording"),
             Self::Crashed { pid } => write!(f, "process {pid} ended without closing the run"),
+            Self::Recovered { pid, parts } => {
+                write!(
+                    f,
+                    "process {pid} ended without closing the run: what its queue held is lost"
+                )?;
+                for (file, records) in parts {
+                    write!(f, "; {records} records of {file}, which was open, were recovered")?;
+                }
+                Ok(())
+            }
+            Self::NotRecovered { cause } => write!(f, "it was not recovered: {cause}"),
             Self::MissingPart { file } => write!(f, "{file} is missing"),
             Self::OpenPart { file } => write!(f, "{file} was not sealed; its records are not read"),
             Self::UnlistedPart { file } => write!(f, "{file} is not listed in run.json; it is not read"),
@@ -120,12 +143,17 @@ pub(crate) fn of_manifest(manifest: &Manifest) -> Vec<Reason> {
         }),
         RunState::Recording => {
             let pid = manifest.owner.pid;
-            reasons.push(if is_alive(&manifest.owner) {
-                Reason::Recording { pid }
-            } else {
-                Reason::Crashed { pid }
+            reasons.push(match life(&manifest.owner) {
+                Life::Alive => Reason::Recording { pid },
+                Life::Dead | Life::Elsewhere => Reason::Crashed { pid },
             });
         }
+        RunState::Recovered => reasons.push(Reason::Recovered {
+            pid: manifest.owner.pid,
+            parts: (manifest.recovery.iter().flat_map(|r| &r.parts))
+                .map(|p| (p.file.clone(), p.records))
+                .collect(),
+        }),
     }
     let dropped = &manifest.dropped;
     if dropped.total > 0 || !dropped.reasons.is_empty() {
@@ -137,15 +165,32 @@ pub(crate) fn of_manifest(manifest: &Manifest) -> Vec<Reason> {
     reasons
 }
 
-/// Whether the recording process still runs: its pid, start time and boot all agree.
-///
-/// A process of another machine (a network folder) has another boot id and counts as dead, since
-/// nothing here can tell. What the recorder did not know (0 or empty) is not compared.
-fn is_alive(owner: &Owner) -> bool {
-    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    if !owner.boot_id.is_empty() && owner.boot_id.trim() != boot.trim() {
-        return false;
+/// Whether the recording process still runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Life {
+    Alive,
+    Dead,
+    /// It was a process of another machine (the folder is shared, or was copied): nothing here can tell.
+    Elsewhere,
+}
+
+/// Looks for the recording process: its pid, start time and boot all agree. What the recorder did not know
+/// (0 or empty) is not compared.
+pub(crate) fn life(owner: &Owner) -> Life {
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    if !owner.boot_id.is_empty() && owner.boot_id.trim() != read("/proc/sys/kernel/random/boot_id").trim() {
+        // This machine was started again, or it is another one.
+        let here = owner.host.is_empty() || owner.host.trim() == read("/proc/sys/kernel/hostname").trim();
+        return if here { Life::Dead } else { Life::Elsewhere };
     }
+    if has_process(owner) {
+        Life::Alive
+    } else {
+        Life::Dead
+    }
+}
+
+fn has_process(owner: &Owner) -> bool {
     let Ok(stat) = std::fs::read_to_string(format!("/proc/{}/stat", owner.pid)) else {
         return false;
     };
@@ -177,29 +222,51 @@ mod tests {
                 .unwrap()
                 .trim()
                 .into(),
+            host: std::fs::read_to_string("/proc/sys/kernel/hostname")
+                .unwrap()
+                .trim()
+                .into(),
         }
     }
 
     #[test]
     fn a_process_is_alive_only_if_pid_start_and_boot_agree() {
-        assert!(is_alive(&me()));
-        assert!(is_alive(&Owner {
+        assert_eq!(life(&me()), Life::Alive);
+        let unknown = Owner {
             start_ticks: 0,
             boot_id: String::new(),
             ..me()
-        }));
-        assert!(!is_alive(&Owner {
+        };
+        assert_eq!(life(&unknown), Life::Alive);
+        let earlier = Owner {
             start_ticks: 1,
             ..me()
-        }));
-        assert!(!is_alive(&Owner {
-            boot_id: "another".into(),
-            ..me()
-        }));
-        assert!(!is_alive(&Owner {
+        };
+        assert_eq!(life(&earlier), Life::Dead);
+        let gone = Owner {
             pid: u32::MAX,
             ..me()
-        }));
+        };
+        assert_eq!(life(&gone), Life::Dead);
+    }
+
+    #[test]
+    fn a_process_of_another_boot_is_dead_only_if_the_machine_is_this_one() {
+        let rebooted = Owner {
+            boot_id: "another".into(),
+            ..me()
+        };
+        assert_eq!(life(&rebooted), Life::Dead);
+        let unknown = Owner {
+            host: String::new(),
+            ..rebooted.clone()
+        };
+        assert_eq!(life(&unknown), Life::Dead);
+        let elsewhere = Owner {
+            host: "elsewhere".into(),
+            ..rebooted
+        };
+        assert_eq!(life(&elsewhere), Life::Elsewhere);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What lies on disk: the runs of a folder, and the files of a run, without reading any part.
 
-use crate::{Reason, StoreError, completeness};
+use crate::{Reason, StoreError, completeness, recover};
 use bitnet_trace_schema::{Manifest, RunState, run_dir};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -117,8 +117,15 @@ pub(crate) fn created_unix_ms(dir: &Path) -> u64 {
 
 /// Lists a run's files and compares them with its manifest.
 pub(crate) fn run(dir: &Path, name: &str) -> Result<RunFiles, StoreError> {
-    let (manifest, manifest_text) = manifest(dir)?;
+    let read = || manifest(dir);
+    let (mut manifest, mut manifest_text) = read()?;
+    let mut blocked = None;
+    if manifest.state == RunState::Recording {
+        blocked = recover::quietly(dir);
+        (manifest, manifest_text) = read()?;
+    }
     let mut reasons = completeness::of_manifest(&manifest);
+    reasons.extend(blocked.map(|cause| Reason::NotRecovered { cause }));
     let listed = listed_parts(dir, &manifest)?;
     let mut files = entries(dir)?;
     files.sort();
@@ -126,7 +133,7 @@ pub(crate) fn run(dir: &Path, name: &str) -> Result<RunFiles, StoreError> {
     for file in files {
         if let Some(number) = part_number(&file) {
             let entry = listed.get(&number);
-            if entry.is_none() && manifest.state == RunState::Complete {
+            if entry.is_none() && matches!(manifest.state, RunState::Complete | RunState::Recovered) {
                 reasons.push(Reason::UnlistedPart { file });
             } else {
                 let rows = entry.map(|(rows, _)| *rows);

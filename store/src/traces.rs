@@ -83,6 +83,7 @@ impl Traces {
                 pid: std::process::id(),
                 start_ticks: 0,
                 boot_id: String::new(),
+                host: String::new(),
             },
             writer: Writer {
                 name: env!("CARGO_PKG_NAME").into(),
@@ -107,6 +108,7 @@ impl Traces {
             records: self.records.len() as u64,
             dropped: Dropped::default(),
             parts: Vec::new(),
+            recovery: None,
         }
     }
 }

@@ -3,7 +3,7 @@
 use crate::StoreError;
 use crate::part::{Part, PartMap};
 use crate::scan::{PartStat, RunFiles};
-use bitnet_trace_schema::{RecordMeta, RunState};
+use bitnet_trace_schema::RecordMeta;
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -182,11 +182,6 @@ fn check_rows(run: &RunFiles, stat: &PartStat, found: u64) -> Result<(), StoreEr
 
 fn write_run(sql: &Connection, run: &RunFiles, id: Option<i64>) -> rusqlite::Result<i64> {
     let manifest = &run.manifest;
-    let state = match manifest.state {
-        RunState::Recording => "recording",
-        RunState::Complete => "complete",
-        RunState::Failed => "failed",
-    };
     let created = signed(manifest.created_unix_ms);
     sql.query_row(
         "INSERT INTO runs (id, name, state, engine, created_unix_ms, manifest) VALUES (?, ?, ?, ?, ?, ?)
@@ -196,7 +191,7 @@ fn write_run(sql: &Connection, run: &RunFiles, id: Option<i64>) -> rusqlite::Res
         params![
             id,
             run.name,
-            state,
+            manifest.state.name(),
             manifest.engine.name,
             created,
             run.manifest_text

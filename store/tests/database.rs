@@ -449,7 +449,10 @@ fn every_way_to_be_incomplete_has_its_reason() {
     );
     assert_eq!(
         reasons(&|m| m.state = RunState::Recording, &[]),
-        [Reason::Crashed { pid: u32::MAX }]
+        [Reason::Recovered {
+            pid: u32::MAX,
+            parts: vec![]
+        }]
     );
     let pid = std::process::id();
     assert_eq!(
@@ -498,7 +501,11 @@ fn a_crashed_run_shows_the_parts_that_were_sealed() {
     });
     let run = Run::open(path).unwrap();
     assert_eq!(run.records(&Filter::default()).unwrap().len(), 32);
-    assert_eq!(run.completeness().reasons(), [Reason::Crashed { pid: u32::MAX }]);
+    let recovered = Reason::Recovered {
+        pid: u32::MAX,
+        parts: vec![],
+    };
+    assert_eq!(run.completeness().reasons(), [recovered]);
 }
 
 #[test]

@@ -102,9 +102,10 @@ fn a_directory_in_place_of_a_part_is_refused() {
 fn a_part_cut_off_at_any_byte_is_refused() {
     let dir = temp();
     let whole = part("a", &records()[..3]);
-    // The manifest is silent about parts, as after a crash, so that only the part can tell.
+    // The manifest is silent about parts, as a live one may be, so that only the part can tell.
     let run = write_run(dir.path(), "a", &[(3, whole.clone())], |m| {
         m.state = bitnet_trace_schema::RunState::Recording;
+        m.owner.pid = std::process::id();
         m.parts.clear();
     });
     let run = alone(&run);

@@ -23,12 +23,7 @@ pub fn runs(report: &RunsReport) -> String {
     );
     line(&mut out, paint(STRONG, head));
     for run in &report.runs {
-        let state = match run.state {
-            Some(RunState::Complete) => "complete",
-            Some(RunState::Recording) => "recording",
-            Some(RunState::Failed) => "failed",
-            None => "damaged",
-        };
+        let state = run.state.map_or("damaged", RunState::name);
         let text = format!(
             "  {} {} {state:<9} {:>8} {:>9}  {}",
             pad(&run.name, name),

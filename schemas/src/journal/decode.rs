@@ -1,9 +1,9 @@
 //! Reads entries, up to the first that cannot be trusted.
 
 use super::row::{self, take_array, take_i32, take_i64, take_text, take_u64};
-use super::{FRAME, HEADER, MAGIC, MAX_PAYLOAD, PAGE, PageAt, ROWS, TOKENS, checksum};
+use super::{FRAME, HEADER, MAGIC, MAX_PAYLOAD, MAX_ROWS, PAGE, PageAt, ROWS, TOKENS, checksum};
 use crate::levels::RowLen;
-use crate::{DType, RecordMeta, Sequence, Stats, run_dir};
+use crate::{RecordMeta, Sequence, run_dir};
 use std::io::{self, Read};
 
 /// Why a file is not a journal that this version reads.
@@ -124,7 +124,7 @@ impl<R: Read> Reader<R> {
             part: 0,
             created_by: String::new(),
             payload: Vec::new(),
-            scratch: blank(),
+            scratch: RecordMeta::empty(),
             torn: None,
         };
         match reader.frame()? {
@@ -299,8 +299,10 @@ fn parse<'a>(mut from: &'a [u8], scratch: &mut RecordMeta) -> Result<Entry<'a>, 
 fn check<'a>(rows: &Rows<'a>, scratch: &mut RecordMeta) -> Result<(u64, &'a [u8]), &'static str> {
     let mut from = rows.rows;
     let mut floats = 0u64;
-    if rows.left == 0 {
-        return Err("no rows");
+    match rows.left {
+        0 => return Err("no rows"),
+        1..=MAX_ROWS => {}
+        _ => return Err("too many rows"),
     }
     for _ in 0..rows.left {
         let (row, _) = row::take(&mut from, scratch)?;
@@ -365,25 +367,5 @@ impl Tokens<'_> {
                 *known = Some(id);
             }
         }
-    }
-}
-
-/// A record to decode into.
-fn blank() -> RecordMeta {
-    RecordMeta {
-        seq: 0,
-        layer: 0,
-        stage: String::new(),
-        name: String::new(),
-        op: String::new(),
-        op_index: 0,
-        request: 0,
-        pass: 0,
-        occurrence: 0,
-        shape: Vec::new(),
-        dtype: DType::F32,
-        num_elements: 0,
-        blake3: String::new(),
-        stats: Stats::default(),
     }
 }

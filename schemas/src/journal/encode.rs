@@ -1,7 +1,7 @@
 //! Makes entries.
 
 use super::row::{self, put_i64, put_text, put_u64};
-use super::{FRAME, HEADER, MAGIC, MAX_PAYLOAD, PAGE, ROWS, TOKENS, checksum};
+use super::{FRAME, HEADER, MAGIC, MAX_PAYLOAD, MAX_ROWS, PAGE, ROWS, TOKENS, checksum};
 use crate::RecordMeta;
 use crate::levels::RowLen;
 use std::ops::Range;
@@ -25,8 +25,8 @@ pub struct PageAt {
 /// Why a row cannot be journaled.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PushError {
-    /// The entry would be larger than a reader takes.
-    #[error("{0} bytes are too many for an entry of the journal")]
+    /// The entry would be larger, or have more rows, than a reader takes.
+    #[error("{0} bytes, or {MAX_ROWS} rows, are too many for an entry of the journal")]
     TooLarge(usize),
     /// An allocation failed.
     #[error("no memory for {0} bytes of the journal")]
@@ -110,7 +110,7 @@ impl PendingRows {
         let text = meta.stage.len() + meta.name.len() + meta.op.len() + meta.dtype.name().len();
         let room = row::FIXED + text + row::NUMBER * meta.shape.len() + raw.map_or(0, <[u8]>::len);
         let size = self.entry.len().saturating_add(room);
-        if size > MAX_PAYLOAD as usize {
+        if size > MAX_PAYLOAD as usize || self.rows >= MAX_ROWS {
             return Err(PushError::TooLarge(size));
         }
         self.entry

@@ -205,6 +205,7 @@ fn every_malformed_entry_is_named() {
         Some("more values than their page has bytes")
     );
     assert_eq!(edit(4, &|p| p[21..25].fill(0)), Some("no rows"));
+    assert_eq!(edit(4, &|p| p[23] = 2), Some("too many rows"));
     assert_eq!(edit(4, &|p| p[21] = 4), Some("it ends inside a field"));
     // the first row begins at 25: flags, seq, layer, then the length of the stage
     assert_eq!(edit(4, &|p| p[29] = 0xff), Some("a text that is not UTF-8"));

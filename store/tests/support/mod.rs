@@ -201,6 +201,7 @@ pub fn manifest(run: &str) -> Manifest {
             pid: u32::MAX,
             start_ticks: 0,
             boot_id: String::new(),
+            host: String::new(),
         },
         writer: Writer {
             name: "test".into(),
@@ -222,6 +223,7 @@ pub fn manifest(run: &str) -> Manifest {
         records: 0,
         dropped: Dropped::default(),
         parts: vec![],
+        recovery: None,
     }
 }
 
