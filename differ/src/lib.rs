@@ -55,6 +55,7 @@ pub mod plan;
 pub mod query;
 pub mod recording;
 pub mod records;
+pub mod recover;
 pub mod render;
 pub mod report;
 pub mod runs;

@@ -62,6 +62,7 @@ fn every_usage_error_is_2_and_help_is_0() {
         "tokens",
         "query",
         "runs",
+        "recover",
         "record",
         "completions",
     ] {
@@ -506,4 +507,39 @@ fn ctrl_c_is_for_the_program_and_the_report_comes_after_it() {
         "{}",
         ran.stderr
     );
+}
+
+#[test]
+fn a_run_whose_process_died_is_recovered_once_and_stays_incomplete() {
+    let (dir, left, right) = database();
+    let db = text(dir.path());
+    let path = right.join("run.json");
+    let mut manifest: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    manifest["state"] = "recording".into();
+    manifest["owner"] = serde_json::json!({ "pid": u32::MAX });
+    std::fs::write(&path, manifest.to_string()).unwrap();
+
+    let once = run(&["recover", db]);
+    assert_eq!(once.code, 0, "{}", once.stderr);
+    assert!(
+        once.stdout.contains("✓ right: recovered; it has "),
+        "{}",
+        once.stdout
+    );
+    assert!(
+        once.stdout.contains("· left: complete, nothing to do"),
+        "{}",
+        once.stdout
+    );
+    let again = run(&["recover", text(&right), "--format", "json"]).json();
+    assert_eq!(again["runs"][0]["outcome"], "ended");
+    assert_eq!(again["runs"][0]["state"], "recovered");
+    let nothing = run(&["recover", "/nowhere"]);
+    assert_eq!((nothing.code, nothing.stdout.as_str()), (2, ""));
+
+    let verdict = two("first", &left, &right, &[]);
+    assert_eq!(verdict.code, 2, "{}", verdict.stdout);
+    let said = verdict.stdout.replace("\n    ", " ") + &verdict.stderr.replace('\n', " ");
+    assert!(said.contains("ended without closing the run"), "{said}");
+    assert_eq!(two("first", &left, &right, &["--allow-incomplete"]).code, 1);
 }

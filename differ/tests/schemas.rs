@@ -89,6 +89,11 @@ fn json_outputs_validate() {
     );
     check("runs", &run(&["runs", db, "--format", "json"]).json());
     check("runs", &run(&["runs", "/nowhere", "--format", "json"]).json());
+    check("recover", &run(&["recover", db, "--format", "json"]).json());
+    check(
+        "recover",
+        &run(&["recover", "/nowhere", "--format", "json"]).json(),
+    );
     check(
         "record",
         &run(&["record", "--into", db, "--format", "json", "--", "true"]).json(),

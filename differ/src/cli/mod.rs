@@ -10,6 +10,7 @@ mod output;
 mod progress;
 mod query;
 mod record;
+mod recover;
 mod runs;
 mod tokens;
 
@@ -51,6 +52,7 @@ enum Command {
     Runs(runs::Args),
     Record(record::Args),
     Doctor(doctor::Args),
+    Recover(recover::Args),
     Completions(completions::Args),
 }
 
@@ -64,6 +66,7 @@ impl Command {
             Self::Runs(a) => a.format,
             Self::Record(a) => a.format,
             Self::Doctor(a) => a.format,
+            Self::Recover(a) => a.format,
             Self::Completions(_) => Format::Text,
         }
     }
@@ -77,6 +80,7 @@ impl Command {
             Self::Runs(a) => runs::run(a),
             Self::Record(a) => record::run(a),
             Self::Doctor(a) => doctor::run(a),
+            Self::Recover(a) => recover::run(a),
             Self::Completions(a) => completions::run(a),
         }
     }

@@ -6,6 +6,7 @@ mod first;
 mod plan;
 mod query;
 mod record;
+mod recover;
 mod runs;
 mod tokens;
 
@@ -15,6 +16,7 @@ pub use first::first;
 pub use plan::plan;
 pub use query::query;
 pub use record::record;
+pub use recover::recover;
 pub use runs::runs;
 pub use tokens::tokens;
 
