@@ -56,6 +56,9 @@ bench-engines: ## how much slower the C++ engine is when it is recorded (after `
 fuzz: ## try the readers on inputs nobody thought of, each target for SECONDS=600 [TARGETS="part journal"]
 	@scripts/fuzz.sh $(or $(SECONDS),600) $(TARGETS)
 
+crash: ## kill a recorder 200 times at random moments, and check what is recovered: RUNS=
+	CRASH_RUNS=$(or $(RUNS),200) $(CARGO) test -p bitnet-trace-store --test crash -- --nocapture --test-threads=1
+
 fmt: ## format the code
 	$(CARGO) fmt --all
 
@@ -76,4 +79,4 @@ trace-diff: ## first divergence between two runs: RS= CPP=
 clean: ## remove everything that was built, downloaded or recorded
 	rm -rf target
 
-.PHONY: help demo test release setup install-cpp lint unit e2e story readers fuzz bench-engines fmt bench golden crossval-per-token trace-diff clean
+.PHONY: help demo test release setup install-cpp lint unit e2e story readers crash fuzz bench-engines fmt bench golden crossval-per-token trace-diff clean
