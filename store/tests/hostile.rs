@@ -234,9 +234,9 @@ fn a_missing_or_wrongly_typed_column_is_named() {
 fn texts_that_are_not_what_their_column_holds_are_refused() {
     let texts = |text: &str| -> ArrayRef { Arc::new(StringArray::from(vec![text; 16])) };
     assert!(
-        error_of_column("dtype", Some(texts("Q4_1")))
+        error_of_column("dtype", Some(texts("Q9_9")))
             .1
-            .contains("unknown dtype \"Q4_1\"")
+            .contains("unknown dtype \"Q9_9\"")
     );
     assert!(
         error_of_column("blake3", Some(texts("abc")))
