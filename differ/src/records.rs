@@ -109,6 +109,16 @@ impl StoredRecords {
         &self.run
     }
 
+    /// Keeps those records that `keep` takes.
+    pub fn retain(&mut self, keep: impl Fn(&RecordMeta) -> bool) {
+        self.rows.retain(|row| keep(&row.meta));
+    }
+
+    /// The records, as the store has them.
+    pub fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
     /// The run as a side of a comparison.
     pub fn side(&self) -> Side<'_> {
         Side {

@@ -64,6 +64,8 @@ fn every_usage_error_is_2_and_help_is_0() {
         "runs",
         "recover",
         "record",
+        "export",
+        "import",
         "completions",
     ] {
         let ran = run(&[command, "--help"]);

@@ -102,4 +102,20 @@ fn json_outputs_validate() {
         "record",
         &run(&["record", "--into", db, "--format", "json", "--", "/no/program"]).json(),
     );
+    let (run_path, out) = (left.to_str().unwrap(), dir.path().join("out"));
+    let (arrays, file) = (out.join("arrays"), out.join("a.trace"));
+    for flags in [
+        &["--seq", "2", "--npy", arrays.to_str().unwrap()][..],
+        &["--seq", "2", "--npy", arrays.to_str().unwrap()],
+        &["--trace", file.to_str().unwrap()],
+    ] {
+        let args = [&["export", run_path, "--format", "json"], flags].concat();
+        check("export", &run(&args).json());
+    }
+    for path in [file.to_str().unwrap(), run_path] {
+        check(
+            "import",
+            &run(&["import", path, "--into", db, "--format", "json"]).json(),
+        );
+    }
 }

@@ -265,3 +265,231 @@ fn a_fifo_is_not_waited_for() {
         ran.stderr
     );
 }
+
+#[test]
+fn imported_files_are_a_run_like_any_other() {
+    let dir = TempDir::new().unwrap();
+    let (a, b) = (
+        folder(&dir.path().join("a"), None),
+        folder(&dir.path().join("b"), Some((5, "attn_out"))),
+    );
+    let db = dir.path().join("new/db");
+    let db = db.to_str().unwrap();
+    let import = |path: &Path, flags: &[&str]| {
+        let args = [&["import", path.to_str().unwrap(), "--into", db], flags].concat();
+        run(&args)
+    };
+    let first = import(&a, &[]);
+    assert!(
+        first.code == 0
+            && first
+                .stdout
+                .contains("✓ imported a: 61 records of 6 stages from 61 files"),
+        "{}{}",
+        first.stdout,
+        first.stderr
+    );
+    let again = import(&a, &["--format", "json"]).json();
+    assert_eq!(
+        (again["name"].as_str(), again["records"].as_u64()),
+        (Some("a-2"), Some(61))
+    );
+    assert_eq!(import(&b, &["--name", "other"]).code, 0);
+    let at = |name: &str| Path::new(db).join(format!("run={name}"));
+    assert_eq!(two("first", &at("a"), &at("a-2"), &[]).code, 0);
+    for (x, y) in [(at("a"), at("other")), (a.clone(), at("other")), (at("a"), b)] {
+        let found = two("first", &x, &y, &[]);
+        assert!(
+            found.code == 1
+                && found
+                    .stdout
+                    .starts_with("✗ First divergence at seq=0, layer=5, stage=attn_out\n"),
+            "{}",
+            found.stdout
+        );
+        assert!(
+            found.stdout.contains("compared by hash and rms"),
+            "{}",
+            found.stdout
+        );
+    }
+    let runs = run(&["runs", db]);
+    assert!(runs.code == 0 && runs.stdout.contains("a-2"), "{}", runs.stdout);
+    assert_eq!(run(&["query", db, "--layer", "5"]).code, 0);
+    let npy = run(&["export", at("a").to_str().unwrap(), "--npy", db]);
+    assert!(
+        npy.code == 2 && npy.stderr.contains("has no values"),
+        "{}",
+        npy.stderr
+    );
+}
+
+#[test]
+fn a_malformed_file_leaves_no_run_behind() {
+    let dir = TempDir::new().unwrap();
+    let files = folder(&dir.path().join("files"), None);
+    let db = dir.path().join("db");
+    let into = db.to_str().unwrap();
+    let path = files.to_str().unwrap();
+    std::fs::write(files.join("zz.trace"), "{\"stage\": \"x\",\n\"rms\": true}").unwrap();
+    for (args, says) in [
+        (
+            &["import", path, "--into", into][..],
+            "zz.trace:2: not a record: invalid type: boolean `true`",
+        ),
+        (
+            &["import", path, "--into", into, "--name", "../x"],
+            "is not a run name",
+        ),
+        (&["import", into, "--into", into], "cannot"),
+        (
+            &["import", dir.path().to_str().unwrap(), "--into", into],
+            "holds no .trace or .jsonl file",
+        ),
+    ] {
+        let ran = run(args);
+        assert!(
+            ran.code == 2 && ran.stderr.contains(says),
+            "{args:?}: {}",
+            ran.stderr
+        );
+        assert!(!db.exists(), "{args:?}");
+    }
+}
+
+#[test]
+fn a_run_survives_its_way_out_and_in() {
+    let dir = TempDir::new().unwrap();
+    let made = Made::default().record(&dir.path().join("db"));
+    let file = dir.path().join("all.trace");
+    let (run_path, file_path) = (made.to_str().unwrap(), file.to_str().unwrap());
+    let out = run(&["export", run_path, "--trace", file_path]);
+    assert!(
+        out.code == 0 && out.stdout.contains("exported 140 records of left"),
+        "{}{}",
+        out.stdout,
+        out.stderr
+    );
+    let to_stdout = run(&["export", run_path, "--trace", "-"]);
+    assert_eq!(
+        (to_stdout.code, to_stdout.stdout),
+        (0, std::fs::read_to_string(&file).unwrap())
+    );
+    let db = dir.path().join("db");
+    let into = run(&["import", file_path, "--into", db.to_str().unwrap()]);
+    assert_eq!(into.code, 0, "{}", into.stderr);
+    for other in [&file, &db.join("run=all")] {
+        for (a, b) in [(&made, other), (other, &made)] {
+            let same = two("first", a, b, &[]);
+            assert!(
+                same.code == 0 && same.stdout.contains("140 records match: all identical"),
+                "{}{}",
+                same.stdout,
+                same.stderr
+            );
+        }
+    }
+}
+
+#[test]
+fn arrays_go_where_they_are_sent_and_nowhere_else() {
+    let dir = TempDir::new().unwrap();
+    let hostile = Made {
+        rename: &|stage| stage.replace("attn_out", "../../attn_out"),
+        ..Made::default()
+    };
+    let made = hostile.record(&dir.path().join("db"));
+    let made = made.to_str().unwrap();
+    let into = dir.path().join("x/one.npy");
+    let one = |flags: &[&str]| {
+        run(&[
+            &[
+                "export",
+                made,
+                "--seq",
+                "3",
+                "--layer",
+                "1",
+                "--stage",
+                "attn_norm",
+            ],
+            flags,
+        ]
+        .concat())
+    };
+    let path = into.to_str().unwrap();
+    let written = one(&["--npy", path]);
+    assert!(
+        written.code == 0
+            && written
+                .stdout
+                .contains("seq=3, layer=1, stage=attn_norm: float32 [24]"),
+        "{}{}",
+        written.stdout,
+        written.stderr
+    );
+    let expected: Vec<u8> = common::tensor(3, 1, "attn_norm")
+        .iter()
+        .flat_map(|x| x.to_le_bytes())
+        .collect();
+    assert!(std::fs::read(&into).unwrap().ends_with(&expected));
+    for (flags, says) in [
+        (&["-o", path][..], "exists; give another path, or pass --force"),
+        (&["--trace", path], "exists"),
+        (&["--npy", path, "--trace", path], "cannot be used with"),
+        (&[], "required"),
+        (
+            &["--select", "seq=x", "-o", path],
+            "--select is wrong: column 5, \"x\"",
+        ),
+        (
+            &["--select", "seq=0", "-o", path],
+            "has no record that --seq 3 --layer 1 --stage attn_norm --select 'seq=0' takes",
+        ),
+        (&["--trace", "-", "--format", "json"], "both want stdout"),
+    ] {
+        let ran = one(flags);
+        assert!(
+            ran.code == 2 && ran.stderr.contains(says) || ran.stdout.contains(says),
+            "{flags:?}: {}{}",
+            ran.stdout,
+            ran.stderr
+        );
+    }
+    assert_eq!(one(&["-o", path, "--force"]).code, 0);
+    let several = run(&[
+        "export",
+        made,
+        "--seq",
+        "3",
+        "-o",
+        dir.path().join("y.npy").to_str().unwrap(),
+    ]);
+    assert!(
+        several.code == 2 && several.stderr.contains("28 records are selected, and"),
+        "{}",
+        several.stderr
+    );
+    let folder = dir.path().join("x/all");
+    let all = run(&[
+        "export",
+        made,
+        "--select",
+        "seq=3;layer=-1",
+        "-o",
+        folder.to_str().unwrap(),
+    ]);
+    assert!(
+        all.code == 0 && all.stdout.contains("exported 40 records of left, 40 .npy files"),
+        "{}{}",
+        all.stdout,
+        all.stderr
+    );
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 40);
+    let here: Vec<_> = std::fs::read_dir(dir.path())
+        .unwrap()
+        .map(|e| e.unwrap().file_name())
+        .collect();
+    assert_eq!(here.len(), 2, "db and x: {here:?}");
+    assert_eq!(std::fs::read_dir(dir.path().join("x")).unwrap().count(), 2);
+}

@@ -43,6 +43,12 @@ pub enum StoreError {
         /// What it holds, in words.
         found: String,
     },
+    /// A name that no run can have.
+    #[error("{name:?} is not a run name: 1 to 128 of A-Z a-z 0-9 . _ -, not starting with a dot")]
+    RunName {
+        /// The name.
+        name: String,
+    },
     /// A run that the database does not hold.
     #[error("{} holds no run {name:?}; it holds {known}", path.display())]
     UnknownRun {

@@ -6,9 +6,9 @@
 //! time, is replaced when it is damaged or of another version, and is kept in memory where the folder
 //! cannot be written. [`Run::records`] finds rows by position, layer, stage and request, in causal order;
 //! [`Run::tensor`] borrows a row's values from the mapped part, at the byte offset that the index holds.
-//! [`Database::sql`] is for questions of your own. [`Run::completeness`] tells whether something is
-//! missing. Nothing that a file says is believed: whatever is wrong with it is a [`StoreError`] that
-//! says what, where, and what to try.
+//! [`export`] takes records out, as `.npy` or `.trace` files. [`Database::sql`] is for questions of your own.
+//! [`Run::completeness`] tells whether something is missing. Nothing that a file says is believed: whatever
+//! is wrong with it is a [`StoreError`] that says what, where, and what to try.
 //!
 //! ```
 //! use bitnet_trace_store::{Database, Filter, Run};
@@ -39,6 +39,8 @@
 mod completeness;
 mod database;
 mod error;
+pub mod export;
+pub mod import;
 mod index;
 mod part;
 mod records;

@@ -7,7 +7,7 @@ use bitnet_diff::{
     select::Span,
     tolerance::{Gates, Tolerance, ToleranceError},
 };
-use bitnet_trace_schema::StageGraph;
+use bitnet_trace_schema::{StageGraph, selection::Selection};
 use bitnet_trace_store::Filter;
 use clap::Args;
 use std::path::{Path, PathBuf};
@@ -51,6 +51,14 @@ impl Filters {
         ];
         given.into_iter().flatten().collect::<Vec<_>>().join(" ")
     }
+}
+
+/// A selection, given as `what`.
+pub fn selection(what: &str, expression: &str) -> Result<Selection, Failure> {
+    expression.parse::<Selection>().map_err(|error| {
+        let message = format!("{what} is wrong: {error}\n{}", error.excerpt());
+        Failure::new("selection", message)
+    })
 }
 
 /// What counts as a match.

@@ -4,7 +4,9 @@ mod args;
 mod compare;
 mod completions;
 mod doctor;
+mod export;
 mod first;
+mod import;
 mod open;
 mod output;
 mod progress;
@@ -53,6 +55,8 @@ enum Command {
     Record(record::Args),
     Doctor(doctor::Args),
     Recover(recover::Args),
+    Export(export::Args),
+    Import(import::Args),
     Completions(completions::Args),
 }
 
@@ -67,6 +71,8 @@ impl Command {
             Self::Record(a) => a.format,
             Self::Doctor(a) => a.format,
             Self::Recover(a) => a.format,
+            Self::Export(a) => a.format,
+            Self::Import(a) => a.format,
             Self::Completions(_) => Format::Text,
         }
     }
@@ -81,6 +87,8 @@ impl Command {
             Self::Record(a) => record::run(a),
             Self::Doctor(a) => doctor::run(a),
             Self::Recover(a) => recover::run(a),
+            Self::Export(a) => export::run(a),
+            Self::Import(a) => import::run(a),
             Self::Completions(a) => completions::run(a),
         }
     }

@@ -7,7 +7,7 @@ use bitnet_diff::{
     records::{Records, Side, StoredRecords, TraceRecords},
     report::Note,
 };
-use bitnet_trace_schema::{StageGraph, run_dir};
+use bitnet_trace_schema::{StageGraph, run_dir, selection::Selection};
 use bitnet_trace_store::{Database, Filter, Run, StoreError, Traces};
 use std::path::{Path, PathBuf};
 
@@ -46,6 +46,20 @@ pub fn run(path: &Path, filters: &Filters, graph: &StageGraph) -> Result<Opened,
             note: None,
         });
     }
+    let (records, note) = stored(path, filters, None)?;
+    Ok(Opened {
+        records: Source::Run(Box::new(records)),
+        note,
+    })
+}
+
+/// Opens a run, or the newest run of a database: at least one of its records is taken by the filters and the
+/// selection.
+pub fn stored(
+    path: &Path,
+    filters: &Filters,
+    selection: Option<&Selection>,
+) -> Result<(StoredRecords, Option<Note>), Failure> {
     let run = Run::open(path).map_err(|error| unknown_run(path, error))?;
     let is_database =
         name_of(path).and_then(run_dir::run_of_dir).is_none() && !path.join(run_dir::MANIFEST).exists();
@@ -57,10 +71,20 @@ pub fn run(path: &Path, filters: &Filters, graph: &StageGraph) -> Result<Opened,
             run.name()
         ),
     });
-    Ok(Opened {
-        records: Source::Run(Box::new(records(run, filters)?)),
-        note,
-    })
+    let mut records = StoredRecords::new(run, &filters.filter())?;
+    if let Some(selection) = selection {
+        records.retain(|m| selection.tokens(&m.stage, m.layer).wants(m.seq, m.request));
+    }
+    if !records.is_empty() {
+        return Ok((records, note));
+    }
+    let all = StoredRecords::new(Run::open(records.run().path())?, &Filter::default())?;
+    let mut error = no_records(filters, &all.side());
+    if let (Error::NoRecords { filters, .. }, Some(selection)) = (&mut error, selection) {
+        let select = format!("--select '{selection}'");
+        *filters = format!("{filters} {select}").trim_start().to_owned();
+    }
+    Err(error.into())
 }
 
 /// The records of `.trace` files that the filters take: at least one.
@@ -85,16 +109,6 @@ pub fn trace_name(path: &Path) -> String {
     };
     let last = last.map_or_else(|| "traces".into(), |n| n.to_string_lossy().into_owned());
     run_dir::sanitize_run_name(&last)
-}
-
-/// The records of a run that the filters take: at least one.
-fn records(run: Run, filters: &Filters) -> Result<StoredRecords, Failure> {
-    let records = StoredRecords::new(run, &filters.filter())?;
-    if !records.is_empty() {
-        return Ok(records);
-    }
-    let all = StoredRecords::new(Run::open(records.run().path())?, &Filter::default())?;
-    Err(no_records(filters, &all.side()).into())
 }
 
 /// The error of a run in which the filters found nothing; `all` has all of its records.

@@ -36,7 +36,8 @@ impl Output {
         Self::raw(visible(&text), code)
     }
 
-    fn raw(text: String, code: u8) -> Self {
+    /// Text that goes out as it is.
+    pub fn raw(text: String, code: u8) -> Self {
         Self {
             text,
             code,

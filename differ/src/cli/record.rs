@@ -1,4 +1,7 @@
-use super::output::{Failure, Format, Output};
+use super::{
+    args::selection,
+    output::{Failure, Format, Output},
+};
 use bitnet_diff::{
     compare::Status,
     exit,
@@ -6,7 +9,7 @@ use bitnet_diff::{
     render,
     report::ErrorView,
 };
-use bitnet_trace_schema::{run_dir::is_run_name, selection::Selection};
+use bitnet_trace_schema::run_dir::is_run_name;
 use signal_hook::consts::SIGINT;
 use std::{
     collections::BTreeSet,
@@ -51,15 +54,9 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<Output, Failure> {
-    if let Some(name) = args.name.as_deref().filter(|n| !is_run_name(n)) {
-        let message =
-            format!("{name:?} is not a run name: 1 to 128 of A-Z a-z 0-9 . _ -, not starting with a dot");
-        return Err(Failure::new("run_name", message));
-    }
+    args.name.as_deref().map(run_name).transpose()?;
     check_selection(args.select.as_deref())?;
-    let from_env = || std::env::var_os("BITNET_TRACE_DIR").filter(|d| !d.is_empty());
-    let into = args.into.clone().or_else(|| from_env().map(PathBuf::from));
-    let into = into.unwrap_or_else(|| DEFAULT_DATABASE.into());
+    let into = database(args.into.clone());
     // The program may change its working directory.
     let into = std::path::absolute(&into).unwrap_or(into);
     writable(&into)?;
@@ -97,17 +94,30 @@ pub fn run(args: Args) -> Result<Output, Failure> {
     })
 }
 
+/// A name that a run can have.
+pub fn run_name(name: &str) -> Result<&str, Failure> {
+    if is_run_name(name) {
+        return Ok(name);
+    }
+    let message =
+        format!("{name:?} is not a run name: 1 to 128 of A-Z a-z 0-9 . _ -, not starting with a dot");
+    Err(Failure::new("run_name", message))
+}
+
+/// The database that a new run goes to: the one given, or `BITNET_TRACE_DIR`, or ./traces.
+pub fn database(given: Option<PathBuf>) -> PathBuf {
+    let from_env = || std::env::var_os("BITNET_TRACE_DIR").filter(|d| !d.is_empty());
+    let into = given.or_else(|| from_env().map(PathBuf::from));
+    into.unwrap_or_else(|| DEFAULT_DATABASE.into())
+}
+
 /// The recorder would be off with a wrong expression, given here or in the environment.
 fn check_selection(given: Option<&str>) -> Result<(), Failure> {
     let (name, expression) = match given {
         Some(expression) => ("--select", expression.into()),
         None => (SELECT, std::env::var_os(SELECT).unwrap_or_default()),
     };
-    let parsed = expression.to_string_lossy().parse::<Selection>();
-    parsed.map(|_| ()).map_err(|error| {
-        let message = format!("{name} is wrong: {error}\n{}", error.excerpt());
-        Failure::new("selection", message)
-    })
+    selection(name, &expression.to_string_lossy()).map(|_| ())
 }
 
 /// Creates the database's directory, and a file in it: better to learn here that it cannot be written than

@@ -2,7 +2,9 @@
 
 mod compare;
 mod doctor;
+mod export;
 mod first;
+mod import;
 mod plan;
 mod query;
 mod record;
@@ -12,7 +14,9 @@ mod tokens;
 
 pub use compare::compare;
 pub use doctor::doctor;
+pub use export::export;
 pub use first::first;
+pub use import::import;
 pub use plan::plan;
 pub use query::query;
 pub use record::record;
