@@ -103,6 +103,12 @@ enum {
 /* A recorder of one run. Opaque; NULL is off. */
 typedef struct bnt_recorder bnt_recorder;
 
+/* A tracepoint of one stage, kept by the engine. NULL is off. Only bnt_site_wants() looks into it. */
+typedef struct bnt_site {
+    uint64_t layers; /* bit layer + 2: whether anything of the layer may be wanted; bit 63: of a deeper one */
+    /* the rest is the library's */
+} bnt_site;
+
 /* Filled where a function that takes one returns an error; may be NULL. */
 typedef struct bnt_error {
     uint32_t struct_size; /* sizeof(bnt_error) */
@@ -176,6 +182,19 @@ BNT_API int bnt_is_on(const bnt_recorder *recorder);
  * it readable. With a token axis and neither positions nor requests it may have any number of tokens; a seq below 0
  * is not known yet, and any may be meant. */
 BNT_API int bnt_wants(const bnt_recorder *recorder, const bnt_tap *tap);
+
+/* A tracepoint of a stage, made when the engine is set up. NULL where the recorder is off, and after a failure. It
+ * may outlive its recorder, and wants nothing then. */
+BNT_API bnt_site *bnt_site_make(bnt_recorder *recorder, const char *stage);
+
+/* bnt_record() of a tensor of the site's stage, whatever stage the tap names (NULL will do). */
+BNT_API int bnt_site_record(const bnt_site *site, const bnt_tap *tap, const bnt_tensor *tensor);
+
+/* Ends a site's life. */
+BNT_API void bnt_site_free(bnt_site *site);
+
+/* Part of bnt_site_wants(): asks the recorder. */
+BNT_API int bnt_site_confirm(const bnt_site *site, int32_t layer);
 
 /* The run's name and directory; NULL for a NULL recorder. They live as long as the recorder. */
 BNT_API const char *bnt_run_name(const bnt_recorder *recorder);
@@ -268,6 +287,23 @@ BNT_INLINE bnt_tensor bnt_tensor_make(int32_t dtype, const void *data, size_t da
     t.n_dims = n_dims;
     t.reserved = 0;
     return t;
+}
+
+/* --- the guard of a tracepoint ------------------------------------------------------------------------ */
+
+/* 1 if any token of the stage's tensor in this layer may be recorded. Where none is, this costs one relaxed load and a
+ * branch: so it stands before whatever makes a tensor ready. */
+BNT_INLINE int bnt_site_wants(const bnt_site *site, int32_t layer) {
+    const uint32_t n = (uint32_t)layer + 2u;
+    uint64_t layers = 0;
+    if (site) {
+#ifdef __GNUC__
+        layers = __atomic_load_n(&site->layers, __ATOMIC_RELAXED);
+#else
+        layers = *(const volatile uint64_t *)&site->layers;
+#endif
+    }
+    return (layers >> (n < 63u ? n : 63u) & 1u) != 0 && bnt_site_confirm(site, layer);
 }
 
 #ifdef BITNET_TRACE_DISABLE

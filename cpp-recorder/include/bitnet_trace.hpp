@@ -134,6 +134,32 @@ class tensor {
     bool strided_ = false;
 };
 
+// A tracepoint of one stage, made by recorder::make_site() and kept by the engine. Movable. An empty one is off.
+class site {
+  public:
+    site() noexcept = default;
+    // Takes a handle over.
+    explicit site(bnt_site *handle) noexcept : handle_(handle) {}
+    site(site &&other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
+    site &operator=(site &&other) noexcept { return std::swap(handle_, other.handle_), *this; }
+    site(const site &) = delete;
+    site &operator=(const site &) = delete;
+    ~site() { bnt_site_free(handle_); }
+
+    // Whether anything of the stage in this layer may be recorded; a load and a branch where nothing is.
+    bool wants(std::int32_t layer) const noexcept { return bnt_site_wants(handle_, layer) != 0; }
+    // recorder::record() of a tensor of the site's stage, whatever stage the tap names.
+    int record(const tap &where, const tensor &what) const noexcept {
+        if (handle_ == nullptr) return BNT_OK;
+        const bnt_tensor t = what.get();
+        return bnt_site_record(handle_, where.get(), &t);
+    }
+    bnt_site *get() const noexcept { return handle_; }
+
+  private:
+    bnt_site *handle_ = nullptr;
+};
+
 // A recorder of one run; sealed when it is destroyed: as `failed` where an exception does that. Movable. An
 // empty one is off.
 class recorder {
@@ -183,6 +209,7 @@ class recorder {
 
     bool is_on() const noexcept { return bnt_is_on(handle_) != 0; }
     bool wants(const tap &t) const noexcept { return bnt_wants(handle_, t.get()) != 0; }
+    site make_site(const char *stage) const noexcept { return site(bnt_site_make(handle_, stage)); }
     const char *run_name() const noexcept { return bnt_run_name(handle_); }
     const char *run_dir() const noexcept { return bnt_run_dir(handle_); }
     bnt_recorder *get() const noexcept { return handle_; }

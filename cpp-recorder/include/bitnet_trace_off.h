@@ -44,6 +44,23 @@ BNT_API int bnt_wants(const bnt_recorder *recorder, const bnt_tap *tap) {
     return 0;
 }
 
+BNT_API bnt_site *bnt_site_make(bnt_recorder *recorder, const char *stage) {
+    (void)recorder, (void)stage;
+    return BNT_OFF_NULL_;
+}
+
+BNT_API int bnt_site_record(const bnt_site *site, const bnt_tap *tap, const bnt_tensor *tensor) {
+    (void)site, (void)tap, (void)tensor;
+    return BNT_OK;
+}
+
+BNT_API void bnt_site_free(bnt_site *site) { (void)site; }
+
+BNT_API int bnt_site_confirm(const bnt_site *site, int32_t layer) {
+    (void)site, (void)layer;
+    return 0;
+}
+
 BNT_API const char *bnt_run_name(const bnt_recorder *recorder) {
     (void)recorder;
     return BNT_OFF_NULL_;
@@ -94,6 +111,10 @@ BNT_API int bnt_close(bnt_recorder *recorder, bnt_error *error) {
 #define bnt_global(...) (1 ? BNT_OFF_NULL_ : (bnt_global)(__VA_ARGS__))
 #define bnt_is_on(...) BNT_OFF_INT_(1 ? 0 : (bnt_is_on)(__VA_ARGS__))
 #define bnt_wants(...) BNT_OFF_INT_(1 ? 0 : (bnt_wants)(__VA_ARGS__))
+#define bnt_site_make(...) (1 ? BNT_OFF_NULL_ : (bnt_site_make)(__VA_ARGS__))
+#define bnt_site_record(...) BNT_OFF_INT_(1 ? 0 : (bnt_site_record)(__VA_ARGS__))
+#define bnt_site_free(...) (1 ? (void)0 : (bnt_site_free)(__VA_ARGS__))
+#define bnt_site_wants(...) BNT_OFF_INT_(1 ? 0 : (bnt_site_wants)(__VA_ARGS__))
 #define bnt_run_name(...) (1 ? BNT_OFF_NULL_ : (bnt_run_name)(__VA_ARGS__))
 #define bnt_run_dir(...) (1 ? BNT_OFF_NULL_ : (bnt_run_dir)(__VA_ARGS__))
 #define bnt_begin_pass(...) (1 ? (void)0 : (bnt_begin_pass)(__VA_ARGS__))

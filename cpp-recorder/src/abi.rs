@@ -175,14 +175,18 @@ pub unsafe fn slice<'a, T>(pointer: *const T, n: usize) -> Result<Option<&'a [T]
     Ok(Some(unsafe { std::slice::from_raw_parts(pointer, n) }))
 }
 
-/// Calls `f` with the recorder's form of a tap.
+/// Calls `f` with the recorder's form of a tap, of `stage` where there is one and not of the tap's.
 ///
 /// # Safety
 /// `tap` is NULL or points to a `bnt_tap` of the size that it tells, with strings and arrays as the header
 /// asks for.
-pub unsafe fn with_tap<R>(tap: *const bnt_tap, f: impl FnOnce(Tap<'_>) -> R) -> Result<R, Fault> {
+pub unsafe fn with_tap<R>(
+    tap: *const bnt_tap,
+    stage: Option<&str>,
+    f: impl FnOnce(Tap<'_>) -> R,
+) -> Result<R, Fault> {
     // SAFETY: the caller's promise, for the struct, its strings and its arrays
-    let (tap, [stage, name, op], positions, requests) = unsafe {
+    let (tap, [own, name, op], positions, requests) = unsafe {
         let tap: &bnt_tap = field(tap, "bnt_tap")?;
         (
             tap,
@@ -191,7 +195,7 @@ pub unsafe fn with_tap<R>(tap: *const bnt_tap, f: impl FnOnce(Tap<'_>) -> R) -> 
             slice(tap.requests, tap.n_tokens)?,
         )
     };
-    let mut out = Tap::new(&stage, tap.layer, tap.seq)
+    let mut out = Tap::new(stage.unwrap_or(&own), tap.layer, tap.seq)
         .name(&name)
         .op(&op)
         .request(tap.request);

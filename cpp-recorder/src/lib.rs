@@ -9,6 +9,7 @@
 
 mod abi;
 mod settings;
+mod site;
 
 use abi::{Fault, bnt_error, bnt_options, bnt_tap, bnt_tensor, code, field, text};
 use bitnet_trace::{Engine, Error, Recorder, Tap, TensorError, Values};
@@ -185,7 +186,7 @@ pub unsafe extern "C" fn bnt_wants(recorder: *const bnt_recorder, tap: *const bn
             return 0;
         };
         // SAFETY: the caller's promise
-        let wanted = unsafe { abi::with_tap(tap, |tap| recorder.wants(&tap)) };
+        let wanted = unsafe { abi::with_tap(tap, None, |tap| recorder.wants(&tap)) };
         wanted.unwrap_or(false).into()
     })
 }
@@ -258,13 +259,23 @@ pub unsafe extern "C" fn bnt_record(
     tensor: *const bnt_tensor,
 ) -> c_int {
     // SAFETY: the caller's promise
-    let Some(recorder) = (unsafe { handle(recorder) }) else {
-        return code::OK;
-    };
+    unsafe { handle(recorder).map_or(code::OK, |recorder| record(recorder, None, tap, tensor)) }
+}
+
+/// Records a tensor, of `stage` where there is one, and tells what became of it.
+///
+/// # Safety
+/// As for [`bnt_record`], of `tap` and `tensor`.
+unsafe fn record(
+    recorder: &Recorder,
+    stage: Option<&str>,
+    tap: *const bnt_tap,
+    tensor: *const bnt_tensor,
+) -> c_int {
     let record = || -> Result<(), Fault> {
         // SAFETY: the caller's promise
         unsafe {
-            abi::with_tap(tap, |tap| {
+            abi::with_tap(tap, stage, |tap| {
                 let counted = |fault: Fault| {
                     recorder.drop_tensor(tap, &fault.to_string());
                     fault

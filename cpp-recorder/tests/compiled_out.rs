@@ -57,7 +57,7 @@ fn a_c_program_without_recording_has_no_symbol_of_it_and_evaluates_no_argument()
             .iter()
             .any(|(kind, name)| *kind == 'T' && name == "bnt_record")
     );
-    assert_eq!(evaluated(&with), 34);
+    assert_eq!(evaluated(&with), 40);
 }
 
 #[test]

@@ -21,6 +21,7 @@ int main(void) {
     bnt_tap tap = bnt_tap_make(text("q_proj"), number(0), number(0));
     bnt_tensor tensor = bnt_tensor_make(number(BNT_F32), values, sizeof values, number(1), shape);
     const char *only_recorded = "threads"; /* what nothing but a call uses is not unused */
+    bnt_site *site = bnt_site_make(off(), text("q_proj"));
     int code = BNT_OK;
     options.queue_bytes = 1 << 20;
     tap.token_axis = 0;
@@ -29,6 +30,10 @@ int main(void) {
     of_file = bnt_from_env(text("engine"), text("1"));
     if (of_file || bnt_open((evaluated++, rec ? NULL : &options), &error) || bnt_is_on(off())) return 1;
     if (bnt_wants(off(), &tap) || bnt_run_name(off()) || bnt_run_dir(off())) return 1;
+    if (site || bnt_site_wants((evaluated++, site), number(0))) return 1;
+    code |= bnt_site_record((evaluated++, site), &tap, &tensor);
+    bnt_site_record(site, &tap, &tensor);
+    bnt_site_free((evaluated++, site));
     bnt_begin_pass(off());
     bnt_tokens(off(), number(0), number(0), NULL, 0);
     bnt_drop(off(), text("q_proj"), number(0), text("reason"));

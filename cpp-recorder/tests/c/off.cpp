@@ -31,6 +31,10 @@ int main() {
     code |= BNT_RECORD(rec, bitnet_trace::tap("q_proj", ++evaluated, 0), bitnet_trace::tensor(data(), {2, 3}));
     BNT_RECORD(rec, where, bitnet_trace::tensor(data(), {2, 3}));
     code |= rec.set("threads", std::to_string(1)) | rec.set_model("m");
+    bitnet_trace::site q_proj = rec.make_site("q_proj");
+    if (q_proj.wants(0)) return 1;
+    code |= q_proj.record(where, bitnet_trace::tensor(static_cast<const float *>(nullptr), {2, 3}));
+    code |= BNT_RECORD(q_proj, where, bitnet_trace::tensor(data(), {2, 3}));
     rec.drop("kqv", 3, "reason");
     rec.fail("cause");
     if (code || rec.is_on() || rec.wants(where) || rec.run_name() || rec.run_dir() || rec.close()) return 1;
