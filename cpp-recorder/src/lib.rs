@@ -8,6 +8,7 @@
 #![allow(non_camel_case_types)]
 
 mod abi;
+mod reserve;
 mod settings;
 mod site;
 
@@ -276,6 +277,11 @@ unsafe fn record(
         // SAFETY: the caller's promise
         unsafe {
             abi::with_tap(tap, stage, |tap| {
+                if reserve::starving() && recorder.wants(&tap) {
+                    let error = TensorError::OutOfMemory(0);
+                    recorder.drop_tensor(tap, &error.reason());
+                    return Err(Fault::Tensor(error));
+                }
                 let counted = |fault: Fault| {
                     recorder.drop_tensor(tap, &fault.to_string());
                     fault

@@ -1,4 +1,5 @@
-//! Compiles the C and C++ programs of the tests and runs them.
+//! Compiles the C and C++ programs of the tests and runs them; with `BNT_TEST_UNDER` (`make sanitize`), under a
+//! tool that looks for what must not happen.
 
 #![allow(dead_code)] // each test uses what it needs
 
@@ -27,6 +28,24 @@ pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
+/// What the programs run under, as `BNT_TEST_UNDER` says.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Under {
+    Nothing,
+    /// The compilers' sanitizers of addresses and of undefined behaviour; Rust code is instrumented for the former.
+    Address,
+    Valgrind,
+}
+
+pub fn under() -> Under {
+    match std::env::var("BNT_TEST_UNDER").as_deref() {
+        Err(_) | Ok("") => Under::Nothing,
+        Ok("address") => Under::Address,
+        Ok("valgrind") => Under::Valgrind,
+        Ok(other) => panic!("BNT_TEST_UNDER={other} is neither address nor valgrind"),
+    }
+}
+
 /// The directory that holds the library, which Cargo does not build for an integration test by itself.
 pub fn library() -> &'static Path {
     static DIR: OnceLock<PathBuf> = OnceLock::new();
@@ -37,11 +56,29 @@ pub fn library() -> &'static Path {
         if !cfg!(debug_assertions) {
             cargo.arg("--release");
         }
+        if under() == Under::Address {
+            instrument(&mut cargo);
+        }
         let messages = String::from_utf8(run(&mut cargo).stdout).expect("JSON");
         let end = messages.find("libbitnet_trace.a\"").expect("the static library");
         let start = messages[..end].rfind('"').expect("its path");
         PathBuf::from(&messages[start + 1..end])
     })
+}
+
+/// Stable Rust has the sanitizer of addresses, for those who ask for it.
+fn instrument(cargo: &mut Command) {
+    // a target of its own, so that build scripts are not instrumented
+    cargo.args([
+        "--target",
+        &format!("{}-unknown-linux-gnu", std::env::consts::ARCH),
+    ]);
+    cargo
+        .arg("--target-dir")
+        .arg(root().join("../target/sanitize/address"));
+    cargo.args(["--config", "profile.dev.package.\"*\".opt-level=0"]);
+    cargo.env("RUSTC_BOOTSTRAP", "1");
+    cargo.env("RUSTFLAGS", "-Zsanitizer=address");
 }
 
 /// A compiler, `cc` or `c++` if the environment names none, with warnings as errors and the headers' directory.
@@ -50,6 +87,11 @@ pub fn compiler(name: &str, standard: &str) -> Command {
     let mut command = Command::new(named.unwrap_or(name.into()));
     command.arg(standard).args(WARNINGS);
     command.arg("-I").arg(root().join("include"));
+    match under() {
+        Under::Address => command.args(["-g", "-fno-sanitize-recover=all", "-fsanitize=address,undefined"]),
+        Under::Valgrind => command.arg("-g"),
+        Under::Nothing => &mut command,
+    };
     command
 }
 
@@ -77,11 +119,29 @@ pub fn compile(name: &str, standard: &str, source: &str, shared: bool, dir: &Pat
 
 /// A program whose environment says nothing of tracing.
 pub fn program(path: &Path) -> Command {
-    let mut command = Command::new(path);
+    let mut command = match under() {
+        Under::Valgrind => {
+            let mut valgrind = Command::new("valgrind");
+            valgrind.args(["--quiet", "--error-exitcode=99", "--leak-check=full"]);
+            valgrind.args(["--errors-for-leak-kinds=definite", "--trace-children=yes"]);
+            valgrind.arg(path);
+            valgrind
+        }
+        _ => Command::new(path),
+    };
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("BITNET_TRACE_") {
             command.env_remove(name);
         }
     }
     command
+}
+
+/// Whether a test is left out because the tool it would run under needs what the test takes away.
+pub fn left_out(what: &str) -> bool {
+    let out = under() != Under::Nothing;
+    if out {
+        println!("left out under {:?}: {what}", under());
+    }
+    out
 }
