@@ -59,6 +59,12 @@ fuzz: ## try the readers on inputs nobody thought of, each target for SECONDS=60
 crash: ## kill a recorder 200 times at random moments, and check what is recovered: RUNS=
 	CRASH_RUNS=$(or $(RUNS),200) $(CARGO) test -p bitnet-trace-store --test crash -- --nocapture --test-threads=1
 
+# The first builds the library anew, in target/sanitize. Not here: Miri, which stable Rust does not have, and the
+# sanitizer of threads, which needs a standard library that is built for it.
+sanitize: ## the tests of the C API under the sanitizers of addresses and undefined behaviour, and under valgrind
+	BNT_TEST_UNDER=address $(CARGO) test -p bitnet-trace-cpp --test c_programs --test sites
+	BNT_TEST_UNDER=valgrind $(CARGO) test -p bitnet-trace-cpp --test c_programs --test sites
+
 fmt: ## format the code
 	$(CARGO) fmt --all
 
@@ -79,4 +85,5 @@ trace-diff: ## first divergence between two runs: RS= CPP=
 clean: ## remove everything that was built, downloaded or recorded
 	rm -rf target
 
-.PHONY: help demo test release setup install-cpp lint unit e2e story readers crash fuzz bench-engines fmt bench golden crossval-per-token trace-diff clean
+.PHONY: help demo test release setup install-cpp lint unit e2e story readers crash fuzz sanitize bench bench-engines fmt golden \
+        crossval-per-token trace-diff clean
