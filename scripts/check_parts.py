@@ -22,7 +22,7 @@ def duck(parts):
     rms = "sqrt(list_sum(list_transform(values, lambda x: x::DOUBLE * x::DOUBLE)) / len(values))"
     return duckdb.sql(
         f"SELECT count(*), max(abs({rms} - rms) / rms) FROM read_parquet({parts!r}) WHERE len(values) > 0 AND rms > 0"
-    ).fetchone()
+    ).fetchall()[0]
 
 
 def arrow(parts):
