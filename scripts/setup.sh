@@ -55,7 +55,7 @@ done
 mkdir -p "$TARGET"
 if have flock; then
   exec 9>"$TARGET/.setup.lock"
-  if ! flock -n 9; then
+  if ! flock -w 2 9; then # one that finds everything in place takes less
     say "    waiting for another set-up to finish"
     flock 9
   fi
