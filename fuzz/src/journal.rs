@@ -1,7 +1,7 @@
 //! The journal of a part.
 
 use bitnet_trace_schema::journal::{Entry, PageAt, PendingRows, Reader, Rows, header};
-use bitnet_trace_schema::{DType, RecordMeta, Sequence, Stats};
+use bitnet_trace_schema::{RecordMeta, Sequence};
 
 /// Most positions that token ids may fill.
 const ROOM: usize = 1000;
@@ -70,7 +70,7 @@ fn again(at: PageAt, rows: Rows<'_>) {
 
 fn entry(at: PageAt, mut rows: Rows<'_>) -> Vec<u8> {
     let mut pending = PendingRows::default();
-    let mut meta = blank();
+    let mut meta = RecordMeta::empty();
     for left in (0..rows.left()).rev() {
         let row = rows.next_into(&mut meta).expect("as many rows as the entry says");
         assert_eq!(rows.left(), left);
@@ -83,23 +83,4 @@ fn entry(at: PageAt, mut rows: Rows<'_>) -> Vec<u8> {
     }
     assert!(rows.next_into(&mut meta).is_none());
     pending.page(&at).to_vec()
-}
-
-fn blank() -> RecordMeta {
-    RecordMeta {
-        seq: 0,
-        layer: 0,
-        stage: String::new(),
-        name: String::new(),
-        op: String::new(),
-        op_index: 0,
-        request: 0,
-        pass: 0,
-        occurrence: 0,
-        shape: Vec::new(),
-        dtype: DType::F32,
-        num_elements: 0,
-        blake3: String::new(),
-        stats: Stats::default(),
-    }
 }

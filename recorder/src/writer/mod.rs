@@ -88,22 +88,7 @@ impl<'a> Writer<'a> {
             pass: 0,
             visits: Visits::default(),
             stages: HashMap::new(),
-            meta: RecordMeta {
-                seq: 0,
-                layer: 0,
-                stage: String::new(),
-                name: String::new(),
-                op: String::new(),
-                op_index: 0,
-                request: 0,
-                pass: 0,
-                occurrence: 0,
-                shape: Vec::new(),
-                dtype: DType::F32,
-                num_elements: 0,
-                blake3: String::new(),
-                stats: Stats::default(),
-            },
+            meta: RecordMeta::empty(),
             floats: Vec::new(),
         }
     }
