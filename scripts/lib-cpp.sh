@@ -130,7 +130,7 @@ build_runner() {
   step "C++ runner"
   run_logged "$name-configure" cmake -G Ninja -S "$ROOT/engines/cpp-runner" -B "$build" \
     -DCMAKE_BUILD_TYPE=Release "-DLLAMA_INCLUDE_DIRS=$includes" "-DLLAMA_LIBRARY=$library" \
-    "-DLLAMA_ENGINE=$engine" "-DLLAMA_VERSION=$version" "-DCMAKE_BUILD_RPATH=$rpath" -DCMAKE_BUILD_RPATH_USE_ORIGIN=ON \
+    "-DLLAMA_ENGINE=$engine" "-DLLAMA_VERSION=$version" -DCMAKE_BUILD_WITH_INSTALL_RPATH=ON "-DCMAKE_INSTALL_RPATH=$rpath" \
     "-DBITNET_TRACE_LIBRARY=$recorder" ||
     die "cmake could not configure engines/cpp-runner"
   run_ninja "$name-build" cmake --build "$build" --parallel "$(jobs_count)" ||
