@@ -9,9 +9,10 @@ static FORKS: AtomicU32 = AtomicU32::new(0);
 /// Whether forks are counted.
 static COUNTED: OnceLock<bool> = OnceLock::new();
 
-/// Runs in a child before `fork` returns there: an atomic is all that it may touch.
+/// Runs in a child before `fork` returns there: it may do what a signal handler may.
 extern "C" fn in_child() {
     FORKS.fetch_add(1, Ordering::Relaxed);
+    crate::life::in_child();
 }
 
 /// The process that something belongs to.

@@ -2,12 +2,11 @@
 
 use crate::sequences::{Sequences, Take};
 use crate::{
-    Engine, Preset, RunInfo, TensorError, Values, builder::Fixed, life, lock, process, queue::Queue,
+    Engine, Preset, RunInfo, TensorError, Values, builder::Fixed, life::Life, lock, process, queue::Queue,
     queue::WhenFull,
 };
 use bitnet_trace_schema::selection::Selection;
 use bitnet_trace_schema::{Dropped, FORMAT_VERSION, Manifest, Owner, PartEntry, RunState, Writer};
-use std::fs::File;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock};
@@ -46,7 +45,7 @@ pub(crate) struct Shared {
     created_unix_ms: u64,
     fixed: bool,
     /// Held, not read.
-    _life: Option<File>,
+    _life: Option<Life>,
 }
 
 impl Shared {
@@ -63,7 +62,7 @@ impl Shared {
             Preset::Lossy => WhenFull::Refuse,
             Preset::Default | Preset::Durable => WhenFull::Wait,
         };
-        let life = life::show(&dir);
+        let life = Life::show(&dir);
         Self {
             run,
             dir,

@@ -142,7 +142,7 @@ pub fn run() {
             // SAFETY: the child only sleeps and leaves, which is safe after a fork of many threads.
             let pid = unsafe { libc::fork() };
             if pid == 0 {
-                std::thread::sleep(Duration::from_secs(3));
+                std::thread::sleep(Duration::from_secs(10));
                 // SAFETY: leaves at once, without running what the parent registered.
                 unsafe { libc::_exit(0) };
             }
