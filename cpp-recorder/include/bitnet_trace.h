@@ -100,6 +100,13 @@ enum {
     BNT_VALUES_STATS = 1 /* hash and statistics */
 };
 
+/* What becomes of tensors that the writer has no room for, and of what is written: bnt_options.preset. */
+enum {
+    BNT_PRESET_DEFAULT = 0, /* the engine waits while the queue is full */
+    BNT_PRESET_LOSSY = 1,   /* tensors are dropped and counted while it is full */
+    BNT_PRESET_DURABLE = 2  /* the engine waits, and what is written survives a power loss */
+};
+
 /* A recorder of one run. Opaque; NULL is off. */
 typedef struct bnt_recorder bnt_recorder;
 
@@ -125,6 +132,8 @@ typedef struct bnt_options {
     const char *engine_version; /* its version */
     uint64_t queue_bytes;       /* most bytes that wait for the writer; 0: the default, 256 MiB */
     const char *select;         /* which records are kept, as BITNET_TRACE_SELECT; NULL or empty: all */
+    int32_t preset;             /* BNT_PRESET_* */
+    int32_t dequantize;         /* 1: records of packed dtypes keep f32 values beside their blocks; 0: a reader makes them */
 } bnt_options;
 
 /* A tensor in memory: little-endian elements. Nothing is read outside data[0 .. data_size). */
@@ -161,7 +170,7 @@ typedef struct bnt_tap {
 } bnt_tap;
 
 /* The recorder that the environment asks for: BITNET_TRACE_DIR, BITNET_TRACE_RUN, BITNET_TRACE_VALUES,
- * BITNET_TRACE_SELECT. NULL when it asks for none. Where it can't be had, also because the selection is wrong,
+ * BITNET_TRACE_SELECT, BITNET_TRACE_PRESET, BITNET_TRACE_QUEUE_BYTES, BITNET_TRACE_DEQUANTIZE. NULL when it asks for none. Where it can't be had, also because the selection is wrong,
  * one warning on stderr says why, and NULL.
  *
  * A selection is made of alternatives (;) of terms that must all hold (,) of values (|) of seq, layer, stage and
@@ -253,6 +262,8 @@ BNT_INLINE bnt_options bnt_options_make(const char *dir, const char *run) {
     o.engine_version = NULL;
     o.queue_bytes = 0;
     o.select = NULL;
+    o.preset = BNT_PRESET_DEFAULT;
+    o.dequantize = 0;
     return o;
 }
 

@@ -39,6 +39,8 @@ pub struct bnt_options {
     pub engine_version: *const c_char,
     pub queue_bytes: u64,
     pub select: *const c_char,
+    pub preset: i32,
+    pub dequantize: i32,
 }
 
 /// Size of `bnt_options` in the first version of the header.

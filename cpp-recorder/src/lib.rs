@@ -13,7 +13,7 @@ mod settings;
 mod site;
 
 use abi::{Fault, bnt_error, bnt_options, bnt_tap, bnt_tensor, code, field, text};
-use bitnet_trace::{Engine, Error, Recorder, Tap, TensorError, Values};
+use bitnet_trace::{Engine, Error, Preset, Recorder, Tap, TensorError, Values};
 use std::ffi::{CString, c_char, c_int};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
@@ -110,13 +110,28 @@ pub unsafe extern "C" fn bnt_open(options: *const bnt_options, error: *mut bnt_e
         if options.queue_bytes > 0 {
             builder = builder.queue_bytes(usize::try_from(options.queue_bytes).unwrap_or(usize::MAX));
         }
+        let wrong = |field: &str, given: i32, known: &str| {
+            let cause = format!("bnt_options.{field} is {given}; use {known}");
+            Err((code::ARGUMENT, cause))
+        };
         builder = builder.values(match options.values {
             0 => Values::Full,
             1 => Values::Stats,
+            other => return wrong("values", other, "BNT_VALUES_FULL or BNT_VALUES_STATS"),
+        });
+        builder = builder.preset(match options.preset {
+            0 => Preset::Default,
+            1 => Preset::Lossy,
+            2 => Preset::Durable,
             other => {
-                let cause = format!("bnt_options.values is {other}; use BNT_VALUES_FULL or BNT_VALUES_STATS");
-                return Err((code::ARGUMENT, cause));
+                let known = "BNT_PRESET_DEFAULT, BNT_PRESET_LOSSY or BNT_PRESET_DURABLE";
+                return wrong("preset", other, known);
             }
+        });
+        builder = builder.dequantize(match options.dequantize {
+            0 => false,
+            1 => true,
+            other => return wrong("dequantize", other, "0 or 1"),
         });
         builder.build().map_err(|e| (error_code(&e), e.to_string()))
     };

@@ -2,40 +2,12 @@
 
 use crate::abi::{bnt_tap, bnt_tensor, code, text};
 use crate::{bnt_recorder, guard, handle, record};
-use bitnet_trace::{Recorder, Tap};
+use bitnet_trace::Site;
 use std::ffi::{c_char, c_int};
-use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Bit of the layers that have none of their own: it is always set while tensors are taken.
-const DEEP: i32 = 63;
-
-/// A tracepoint of one stage.
-#[repr(C)]
-pub struct bnt_site {
-    /// Bit layer + 2 says whether anything of the layer may be wanted. The C header reads it.
-    layers: AtomicU64,
-    stage: String,
-    recorder: Recorder,
-}
-
-impl bnt_site {
-    fn new(recorder: &Recorder, stage: String) -> Self {
-        let wanted = (0..DEEP).filter(|bit| recorder.wants(&Tap::new(&stage, bit - 2, -1)));
-        Self {
-            layers: AtomicU64::new(wanted.fold(1 << DEEP, |layers, bit| layers | 1 << bit)),
-            stage,
-            recorder: recorder.clone(),
-        }
-    }
-
-    /// What the header's mask can't tell: whether the recorder still takes tensors, and of a deep layer.
-    fn wants(&self, layer: i32) -> bool {
-        if !self.recorder.is_on() {
-            self.layers.store(0, Ordering::Relaxed); // it does not come back
-        }
-        self.recorder.wants(&Tap::new(&self.stage, layer, -1))
-    }
-}
+/// A tracepoint of one stage. The C header reads the mask that it begins with.
+#[repr(transparent)]
+pub struct bnt_site(Site);
 
 /// The site behind a handle.
 ///
@@ -56,7 +28,7 @@ pub unsafe extern "C" fn bnt_site_make(recorder: *mut bnt_recorder, stage: *cons
         // SAFETY: the caller's promise
         let (recorder, stage) = unsafe { (handle(recorder), text(stage)) };
         match recorder.filter(|recorder| recorder.is_on()) {
-            Some(recorder) => Box::into_raw(Box::new(bnt_site::new(recorder, stage.into_owned()))),
+            Some(recorder) => Box::into_raw(Box::new(bnt_site(recorder.site(&stage)))),
             None => std::ptr::null_mut(),
         }
     })
@@ -70,7 +42,7 @@ pub unsafe extern "C" fn bnt_site_make(recorder: *mut bnt_recorder, stage: *cons
 pub unsafe extern "C" fn bnt_site_confirm(site: *const bnt_site, layer: i32) -> c_int {
     guard(0, || {
         // SAFETY: the caller's promise
-        unsafe { site_of(site) }.is_some_and(|s| s.wants(layer)).into()
+        unsafe { site_of(site) }.is_some_and(|s| s.0.wants(layer)).into()
     })
 }
 
@@ -85,7 +57,11 @@ pub unsafe extern "C" fn bnt_site_record(
     tensor: *const bnt_tensor,
 ) -> c_int {
     // SAFETY: the caller's promise
-    unsafe { site_of(site).map_or(code::OK, |s| record(&s.recorder, Some(&s.stage), tap, tensor)) }
+    unsafe {
+        site_of(site).map_or(code::OK, |s| {
+            record(s.0.recorder(), Some(s.0.stage()), tap, tensor)
+        })
+    }
 }
 
 /// Ends a site's life.

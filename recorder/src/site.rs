@@ -90,6 +90,13 @@ impl Site {
         inner.recorder.is_on() && (bit(layer) != DEEP || inner.recorder.wants_layer(&inner.stage, layer))
     }
 
+    /// The recorder that it records with; one that is off where it was when the site was made.
+    #[inline]
+    pub fn recorder(&self) -> &Recorder {
+        static OFF: Recorder = Recorder::off();
+        self.inner.as_deref().map_or(&OFF, |inner| &inner.recorder)
+    }
+
     /// A tap of this stage, as [`Tap::new`] makes it.
     #[inline]
     pub fn tap(&self, layer: i32, seq: i64) -> Tap<'_> {

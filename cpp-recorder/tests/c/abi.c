@@ -148,6 +148,13 @@ static void refused(const char *dir) {
     options = bnt_options_make(dir, "x");
     options.values = 7;
     CHECK(bnt_open(&options, &error) == NULL && error.code == BNT_ERR_ARGUMENT);
+    options = bnt_options_make(dir, "x");
+    options.preset = 3;
+    CHECK(bnt_open(&options, &error) == NULL && error.code == BNT_ERR_ARGUMENT);
+    CHECK(strstr(error.message, "BNT_PRESET_DURABLE") != NULL);
+    options = bnt_options_make(dir, "x");
+    options.dequantize = -1;
+    CHECK(bnt_open(&options, &error) == NULL && error.code == BNT_ERR_ARGUMENT);
     options.struct_size = 4;
     CHECK(bnt_open(&options, &error) == NULL && error.code == BNT_ERR_ARGUMENT);
     CHECK(strstr(error.message, "struct_size") != NULL);
