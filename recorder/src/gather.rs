@@ -1,5 +1,7 @@
 //! Copies a strided view into contiguous row-major bytes.
 
+use crate::stream::append;
+
 /// Appends the elements of a view to `out` in row-major order.
 ///
 /// `dims` are pairs of extent and stride, outermost first; `offset` is the first element; strides and
@@ -48,7 +50,7 @@ fn copy_dims(data: &[u8], size: usize, dims: &[(usize, isize)], at: isize, out: 
 fn copy_row(data: &[u8], size: usize, at: isize, n: usize, stride: isize, out: &mut Vec<u8>) {
     if stride == 1 {
         let start = at as usize * size;
-        out.extend_from_slice(&data[start..start + n * size]);
+        append(out, &data[start..start + n * size]);
         return;
     }
     match size {

@@ -87,6 +87,8 @@ mod signals;
 #[cfg(feature = "trace")]
 mod site;
 #[cfg(feature = "trace")]
+mod stream;
+#[cfg(feature = "trace")]
 mod writer;
 
 pub use bitnet_trace_schema::{
