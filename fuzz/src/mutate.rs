@@ -83,11 +83,36 @@ pub fn journal(bytes: &mut Vec<u8>, max: usize, random: &mut Random) {
             anything(&mut entries[chosen], most);
         }
     }
-    bytes.truncate(MAGIC.len());
+    put(entries, bytes);
+}
+
+/// Writes the checksums of a part's pages, as they are now, into its journal.
+fn put_pages_right(journal: &mut Vec<u8>, part: &[u8]) {
+    const PAGE: u8 = 2;
+    let Some(mut entries) = payloads(journal) else {
+        return;
+    };
+    for page in entries.iter_mut().filter(|entry| entry.first() == Some(&PAGE)) {
+        let Some((head, sum)) = page[1..].split_at_mut_checked(8 + 4) else {
+            continue;
+        };
+        let offset = u64::from_le_bytes(std::array::from_fn(|i| head[i])) as usize;
+        let bytes = u32::from_le_bytes(std::array::from_fn(|i| head[8 + i])) as usize;
+        let at = part.get(offset..offset.saturating_add(bytes));
+        if let (Some(at), Some(sum)) = (at, sum.first_chunk_mut::<8>()) {
+            *sum = checksum(&[at]).to_le_bytes();
+        }
+    }
+    put(entries, journal);
+}
+
+/// Entries with these payloads, behind the journal's magic.
+fn put(entries: Vec<Vec<u8>>, journal: &mut Vec<u8>) {
+    journal.truncate(MAGIC.len());
     for payload in entries {
-        bytes.extend((payload.len() as u32).to_le_bytes());
-        bytes.extend(checksum(&[&payload]).to_le_bytes());
-        bytes.extend(payload);
+        journal.extend((payload.len() as u32).to_le_bytes());
+        journal.extend(checksum(&[&payload]).to_le_bytes());
+        journal.extend(payload);
     }
 }
 
@@ -123,6 +148,13 @@ pub fn run(bytes: &mut Vec<u8>, max: usize, random: &mut Random) {
         part(file, room, random);
     } else if name.ends_with(".journal") {
         journal(file, room, random);
+    } else if let Some(stem) = name.strip_suffix("open") {
+        in_place(file, random);
+        let (part, journal) = (std::mem::take(file), format!("{stem}journal"));
+        if let Some((_, journal)) = files.iter_mut().find(|(name, _)| *name == journal) {
+            put_pages_right(journal, &part);
+        }
+        files[chosen].1 = part;
     } else if random.below(2) == 0 {
         in_place(file, random);
     } else {

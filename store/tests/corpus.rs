@@ -13,10 +13,13 @@ mod replay;
 mod run_check;
 mod support;
 
-use bitnet_trace_schema::{DType, RunState};
+use bitnet_trace::{Layout, Recorder, Tap, TensorView};
+use bitnet_trace_schema::{DType, Manifest, RunState};
+use bitnet_trace_store::{RecoverOptions, RecoverOutcome, recover};
 use parquet::basic::Compression;
 use replay::replay;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 use support::*;
 
 #[test]
@@ -38,6 +41,25 @@ fn a_run_that_is_whole_is_read_through_its_archive() {
     run_check::check(&data);
 }
 
+#[test]
+fn the_seed_of_a_dying_run_is_recovered_with_every_record() {
+    let dir = temp();
+    let seed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/seeds/run/dying");
+    for (name, bytes) in archive::unpack(&std::fs::read(seed).unwrap()) {
+        std::fs::write(dir.path().join(name), bytes).unwrap();
+    }
+    let options = RecoverOptions {
+        other_machine: true,
+        ..RecoverOptions::default()
+    };
+    let report = recover(dir.path(), options).unwrap();
+    assert!(
+        matches!(report.outcome, RecoverOutcome::Recovered { .. }),
+        "{report:?}"
+    );
+    assert_eq!(read::all(dir.path()).unwrap().len(), 36);
+}
+
 /// Every kind of row.
 fn kinds() -> Vec<Record> {
     let mut all = records()[..4].to_vec();
@@ -47,7 +69,47 @@ fn kinds() -> Vec<Record> {
     (raw.meta.dtype, raw.meta.shape, raw.meta.num_elements) = (DType::F64, vec![2], 2);
     (raw.values, raw.raw) = (None, Some(vec![7; 16]));
     all.push(raw);
+    let mut packed = record(11, 0, 0, "packed", &[]);
+    (packed.meta.dtype, packed.meta.shape, packed.meta.num_elements) = (DType::Q4_0, vec![32], 32);
+    (packed.values, packed.raw) = (None, Some(vec![7; 18]));
+    all.push(packed);
     all
+}
+
+/// A run as its recorder leaves it that dies: pages, rows without a page, token ids.
+fn dying(db: &Path) -> PathBuf {
+    let layout = Layout {
+        page_bytes: 256,
+        row_group_bytes: 1024,
+        ..Layout::default()
+    };
+    let recorder = Recorder::builder(db)
+        .run("dying")
+        .layout(layout)
+        .fixed(0)
+        .build()
+        .unwrap();
+    recorder.tokens(0, 0, &[1, 2, 3]);
+    for seq in 0..12 {
+        let values: Vec<f32> = (0..seq * 5).map(|i| i as f32).collect();
+        recorder.record(Tap::new("attn_norm", 0, seq), &values);
+        let blocks = TensorView::new(DType::Q4_0, &[32], &[7; 18]);
+        recorder.record(Tap::new("k_cache", 0, seq), &blocks);
+        recorder.record(Tap::new("ids", -1, seq), &[seq][..]);
+    }
+    std::thread::sleep(Duration::from_secs(2)); // until the writer has nothing to do but to journal
+    let copy = db.join("copy");
+    std::fs::create_dir(&copy).unwrap();
+    for file in std::fs::read_dir(recorder.run_dir().unwrap()).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), copy.join(file.file_name())).unwrap();
+    }
+    recorder.finish().unwrap();
+    let path = copy.join("run.json");
+    let mut manifest: Manifest = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    (manifest.owner.host, manifest.owner.boot_id) = ("elsewhere".into(), "another".into());
+    std::fs::write(&path, serde_json::to_vec_pretty(&manifest).unwrap()).unwrap();
+    copy
 }
 
 /// A run's directory as an archive.
@@ -57,7 +119,7 @@ fn pack(run: &Path) -> Vec<u8> {
         .map(|f| f.unwrap().path())
         .collect();
     files.sort();
-    let file = |path: &std::path::PathBuf| {
+    let file = |path: &PathBuf| {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
         (name, std::fs::read(path).unwrap())
     };
@@ -101,4 +163,5 @@ fn the_seeds_can_be_written_again() {
         m.parts.clear();
     });
     put("run/failed", &pack(&failed));
+    put("run/dying", &pack(&dying(&dir.path().join("living"))));
 }
