@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 const BYTES: usize = 32 << 20;
 /// Most bytes of one allocation from it.
 const MOST: usize = 8 << 20;
-/// Alignment of what it gives.
-const ALIGN: usize = 64;
+/// Alignment of what it gives: that of the Parquet library's buffers.
+const ALIGN: usize = 128;
 
 #[global_allocator]
 static ALLOCATOR: Reserve = Reserve::new();
@@ -35,7 +35,7 @@ pub fn starving() -> bool {
     ALLOCATOR.failed.load(Ordering::Relaxed)
 }
 
-#[repr(align(64))]
+#[repr(align(128))]
 struct Aligned(#[allow(dead_code)] [u8; BYTES]); // reached by address only
 
 struct Reserve {

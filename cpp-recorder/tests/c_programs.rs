@@ -309,7 +309,6 @@ fn packed_blocks_are_recorded_as_they_lie_and_never_split() {
 }
 
 #[test]
-#[ignore = "glibc ends the process where it has no memory to register a thread local's destructor"]
 fn a_host_whose_allocations_all_fail_for_a_while_goes_on_and_what_was_lost_is_counted() {
     if left_out("a host with an allocator of its own") {
         return;

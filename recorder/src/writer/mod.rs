@@ -14,8 +14,8 @@ use half::slice::HalfFloatSliceExt;
 use part::{Part, PartError};
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use visits::Visits;
@@ -39,11 +39,15 @@ pub(crate) fn spawn(shared: Arc<Shared>, layout: Layout) -> Result<JoinHandle<()
     })?;
     let dir = shared.dir.clone();
     let thread = std::thread::Builder::new().name("bitnet-trace".into());
+    let (begun, begins) = mpsc::sync_channel(1);
     let started = signals::blocked(|| {
         thread.spawn(move || {
+            let _ = begun.send(());
             Writer::new(&shared, layout).run();
         })
     });
+    // a thread that begins while memory is out ends the process: glibc cannot register its thread locals
+    let _ = begins.recv();
     started.map_err(|e| {
         let _ = std::fs::remove_dir_all(dir); // it holds a manifest that says `recording`
         Error::Thread(e.to_string())
