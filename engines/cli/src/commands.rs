@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use bitnet_models::{
     Engine, GenerateOptions, Generation, LoadOptions, Prompt, TextStream, TinySpec, Tokenizer,
-    dequantize_gguf, engine_info, generate, write_tiny_llama,
+    dequantize_gguf, engine_info, generate, write_tiny_model,
 };
 use bitnet_trace::Recorder;
 
@@ -188,6 +188,6 @@ pub fn tiny(args: &TinyArgs) -> Result<()> {
         seed: args.seed,
         ..TinySpec::default()
     };
-    write_tiny_llama(&args.output, &spec)?;
+    write_tiny_model(&args.output, &spec)?;
     Ok(())
 }

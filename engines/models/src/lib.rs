@@ -9,12 +9,12 @@
 //!
 #![cfg_attr(feature = "cpu", doc = "```")]
 #![cfg_attr(not(feature = "cpu"), doc = "```ignore")]
-//! use bitnet_models::{Engine, GenerateOptions, LoadOptions, Prompt, TinySpec, generate, write_tiny_llama};
+//! use bitnet_models::{Engine, GenerateOptions, LoadOptions, Prompt, TinySpec, generate, write_tiny_model};
 //! use bitnet_trace::Recorder;
 //!
 //! let dir = tempfile::tempdir()?;
 //! let model = dir.path().join("tiny.gguf");
-//! write_tiny_llama(&model, &TinySpec::default())?;
+//! write_tiny_model(&model, &TinySpec::default())?;
 //!
 //! // Records when BITNET_TRACE_DIR is set.
 //! let recorder = Recorder::from_env(bitnet_models::engine_info());
@@ -74,7 +74,7 @@ pub use {
     dequantize::dequantize_gguf,
     engine::{Engine, GenerateOptions, Generation, LoadOptions, Prompt, generate, threads},
     taps::engine_info,
-    tiny::{TinySpec, TinyType, write_tiny_llama},
+    tiny::{TinyArch, TinySpec, TinyType, write_tiny_model},
 };
 
 #[cfg(all(feature = "cpu", feature = "faults"))]

@@ -1,15 +1,54 @@
-//! A small random `llama` model, so that tests run real engines on a real file.
+//! Small random models, so that tests run real engines on a real file.
+
+mod vocabulary;
+mod weights;
 
 use std::path::Path;
 use std::str::FromStr;
 
-use candle_core::quantized::{GgmlDType, QTensor};
-use candle_core::{Device, Tensor};
-
 use crate::error::Error;
 use crate::file::write_whole;
 use crate::gguf::write::{Metadata, write_gguf};
-use crate::gguf::{Array, GgmlType, TensorInfo, Value};
+use crate::gguf::{Array, TensorInfo, Value};
+use vocabulary::{CONTROL_TOKENS, vocabulary};
+use weights::weights;
+
+/// Architecture of a tiny model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TinyArch {
+    /// `llama`: random weights.
+    Llama,
+    /// `bitnet`: SiLU, sub-norms; ternary weights.
+    Bitnet,
+    /// `bitnet-b1.58`: squared ReLU, sub-norms; ternary weights.
+    BitnetB158,
+}
+
+impl TinyArch {
+    /// As `general.architecture` says it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Llama => "llama",
+            Self::Bitnet => "bitnet",
+            Self::BitnetB158 => "bitnet-b1.58",
+        }
+    }
+
+    pub(crate) fn is_bitnet(self) -> bool {
+        self != Self::Llama
+    }
+}
+
+impl FromStr for TinyArch {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        [Self::Llama, Self::Bitnet, Self::BitnetB158]
+            .into_iter()
+            .find(|arch| arch.name() == text)
+            .ok_or_else(|| format!("{text:?} is not llama, bitnet or bitnet-b1.58"))
+    }
+}
 
 /// Types of the tiny model's weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +74,8 @@ impl FromStr for TinyType {
 /// The tiny model's sizes. The same values give the same file, byte for byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TinySpec {
+    /// Architecture.
+    pub arch: TinyArch,
     /// Weight types.
     pub weights: TinyType,
     /// Transformer blocks.
@@ -47,6 +88,9 @@ pub struct TinySpec {
     pub n_head_kv: usize,
     /// Width of the feed-forward network; a multiple of 32.
     pub n_ff: usize,
+    /// Ternary feed-forward weights under which every input of `ffn_down` is as large as any other and all of them are
+    /// added: from `n_ff` = 2176 on, the 16-bit lanes in which bitnet.cpp adds I2_S products wrap around.
+    pub wrap: bool,
     /// Seed of the weights.
     pub seed: u64,
 }
@@ -54,33 +98,46 @@ pub struct TinySpec {
 impl Default for TinySpec {
     fn default() -> Self {
         Self {
+            arch: TinyArch::Llama,
             weights: TinyType::F32,
             n_layer: 4,
             n_embd: 64,
             n_head: 4,
             n_head_kv: 2,
             n_ff: 128,
+            wrap: false,
             seed: 0,
         }
     }
 }
 
-const CONTROL_TOKENS: [&str; 4] = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<unk>"];
+impl TinySpec {
+    /// A BitNet of 1.4 MB, whose widths are multiples of the 128 elements of a block of I2_S.
+    pub fn bitnet(arch: TinyArch) -> Self {
+        Self {
+            arch,
+            n_layer: 2,
+            n_embd: 128,
+            n_ff: 256,
+            ..Self::default()
+        }
+    }
+}
 
-/// Merges in order of rank; each result is a token. `Ġ` stands for a space.
-const MERGES: &str = "h e|i n|Ġ t|Ġ a|e r|o n|r e|a t|Ġt he|Ġ s|Ġ w|o r|e n|Ġ c|i s|o u|i t|e s|a n|n d|\
-    Ġ b|Ġ f|e d|Ġ p|in g|Ġ o|Ġa nd|a l|a r|Ġt o|Ġ m|Ġo f|Ġ in|Ġ d|Ġ h|i c|l e|a s|l l|Ġ is|o m|Ġ l|\
-    Ġ re|s t|Ġ g|i on|e l|T he|Ġc a|p it|Ġca pit|Ġcapit al|F r|an c|Fr anc|Franc e|Ġ France|it y|Ġc ity";
-
-/// Writes a random model that this engine and llama.cpp both load: byte-level BPE with all 256 bytes, a few merges
-/// and control tokens, tied output, about 320 tokens.
+/// Writes a random model that this engine, llama.cpp and bitnet.cpp load (the last alone has `bitnet-b1.58`):
+/// byte-level BPE with all 256 bytes, a few merges and control tokens, tied output, about 320 tokens.
 ///
 /// # Errors
 /// [`Error::Write`] when the file cannot be written, [`Error::Compute`] when the sizes are no multiples of 32.
-pub fn write_tiny_llama(path: &Path, spec: &TinySpec) -> Result<(), Error> {
+pub fn write_tiny_model(path: &Path, spec: &TinySpec) -> Result<(), Error> {
     let (tokens, merges) = vocabulary();
     let weights = weights(spec, tokens.len())?;
-    let metadata = Metadata::encode(&metadata(spec, tokens, merges));
+    let entries = metadata(spec, tokens, merges);
+    let entries: Vec<(&str, Value)> = entries
+        .iter()
+        .map(|(key, value)| (key.as_str(), value.clone()))
+        .collect();
+    let metadata = Metadata::encode(&entries);
     let tensors: Vec<TensorInfo> = weights.iter().map(|(info, _)| info.clone()).collect();
     write_whole(path, |out| {
         write_gguf(out, &metadata, &tensors, |index| {
@@ -89,9 +146,10 @@ pub fn write_tiny_llama(path: &Path, spec: &TinySpec) -> Result<(), Error> {
     })
 }
 
-fn metadata(spec: &TinySpec, tokens: Vec<String>, merges: Vec<String>) -> Vec<(&'static str, Value)> {
+fn metadata(spec: &TinySpec, tokens: Vec<String>, merges: Vec<String>) -> Vec<(String, Value)> {
     let count = |n: usize| Value::U32(n as u32);
     let text = |text: &str| Value::String(text.to_owned());
+    let arch = spec.arch.name();
     let file_type = match spec.weights {
         TinyType::F32 => 0,
         TinyType::Q4_1 => 3,
@@ -99,22 +157,19 @@ fn metadata(spec: &TinySpec, tokens: Vec<String>, merges: Vec<String>) -> Vec<(&
     let types = (0..tokens.len())
         .map(|id| if id < CONTROL_TOKENS.len() { 3 } else { 1 })
         .collect();
-    vec![
-        ("general.architecture", text("llama")),
-        ("general.name", text("tiny random llama")),
-        ("llama.block_count", count(spec.n_layer)),
-        ("llama.context_length", count(512)),
-        ("llama.embedding_length", count(spec.n_embd)),
-        ("llama.feed_forward_length", count(spec.n_ff)),
-        ("llama.attention.head_count", count(spec.n_head)),
-        ("llama.attention.head_count_kv", count(spec.n_head_kv)),
-        ("llama.attention.layer_norm_rms_epsilon", Value::F32(1e-5)),
-        (
-            "llama.rope.dimension_count",
-            count(spec.n_embd / spec.n_head.max(1)),
-        ),
-        ("llama.rope.freq_base", Value::F32(10_000.0)),
-        ("llama.vocab_size", count(tokens.len())),
+    let of_arch = [
+        ("block_count", count(spec.n_layer)),
+        ("context_length", count(512)),
+        ("embedding_length", count(spec.n_embd)),
+        ("feed_forward_length", count(spec.n_ff)),
+        ("attention.head_count", count(spec.n_head)),
+        ("attention.head_count_kv", count(spec.n_head_kv)),
+        ("attention.layer_norm_rms_epsilon", Value::F32(1e-5)),
+        ("rope.dimension_count", count(spec.n_embd / spec.n_head.max(1))),
+        ("rope.freq_base", Value::F32(10_000.0)),
+        ("vocab_size", count(tokens.len())),
+    ];
+    let of_all = [
         ("general.file_type", Value::U32(file_type)),
         ("general.quantization_version", Value::U32(2)),
         ("tokenizer.ggml.model", text("gpt2")),
@@ -128,125 +183,12 @@ fn metadata(spec: &TinySpec, tokens: Vec<String>, merges: Vec<String>) -> Vec<(&
         ("tokenizer.ggml.padding_token_id", Value::U32(2)),
         ("tokenizer.ggml.add_bos_token", Value::Bool(false)),
         ("tokenizer.ggml.add_space_prefix", Value::Bool(false)),
-    ]
-}
-
-/// Control tokens, then the 256 bytes, then the merges' results.
-fn vocabulary() -> (Vec<String>, Vec<String>) {
-    let mut tokens: Vec<String> = CONTROL_TOKENS.map(str::to_owned).to_vec();
-    tokens.extend(byte_alphabet());
-    let merges: Vec<String> = MERGES.split('|').map(str::to_owned).collect();
-    tokens.extend(merges.iter().map(|merge| merge.replace(' ', "")));
-    (tokens, merges)
-}
-
-/// GPT-2's printable character for each byte: itself where printable, else 256 + n.
-fn byte_alphabet() -> Vec<String> {
-    let mut next = 256;
-    let to_char = |byte: u8| {
-        let code = match byte {
-            b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF => u32::from(byte),
-            _ => {
-                next += 1;
-                next - 1
-            }
-        };
-        char::from_u32(code).map(String::from)
-    };
-    (0..=u8::MAX).filter_map(to_char).collect()
-}
-
-type Weight = (TensorInfo, Vec<u8>);
-
-fn weights(spec: &TinySpec, n_vocab: usize) -> Result<Vec<Weight>, Error> {
-    let mut random = SplitMix64(spec.seed);
-    let (embd, ff) = (spec.n_embd, spec.n_ff);
-    let head_dim = embd / spec.n_head.max(1);
-    let (q, kv) = (spec.n_head * head_dim, spec.n_head_kv * head_dim);
-    let (embedding, matrix) = match spec.weights {
-        TinyType::F32 => (GgmlDType::F32, GgmlDType::F32),
-        TinyType::Q4_1 => (GgmlDType::Q8_0, GgmlDType::Q4_1),
-    };
-    let mut out = vec![weight(
-        "token_embd.weight",
-        &[n_vocab, embd],
-        embedding,
-        &mut random,
-    )?];
-    for layer in 0..spec.n_layer {
-        let parts: [(&str, &[usize]); 9] = [
-            ("attn_norm", &[embd]),
-            ("attn_q", &[q, embd]),
-            ("attn_k", &[kv, embd]),
-            ("attn_v", &[kv, embd]),
-            ("attn_output", &[embd, q]),
-            ("ffn_norm", &[embd]),
-            ("ffn_gate", &[ff, embd]),
-            ("ffn_up", &[ff, embd]),
-            ("ffn_down", &[embd, ff]),
-        ];
-        for (part, shape) in parts {
-            let dtype = if shape.len() == 1 { GgmlDType::F32 } else { matrix };
-            out.push(weight(
-                &format!("blk.{layer}.{part}.weight"),
-                shape,
-                dtype,
-                &mut random,
-            )?);
-        }
-    }
-    out.push(weight(
-        "output_norm.weight",
-        &[embd],
-        GgmlDType::F32,
-        &mut random,
-    )?);
-    Ok(out)
-}
-
-/// Norm weights lie around 1; a matrix's variance is 1 / inputs, which keeps activations at about 1.
-fn weight(name: &str, shape: &[usize], dtype: GgmlDType, random: &mut SplitMix64) -> Result<Weight, Error> {
-    let count = shape.iter().product();
-    let values: Vec<f32> = match *shape {
-        [_] => (0..count).map(|_| 1.0 + 0.2 * random.uniform()).collect(),
-        _ => {
-            // A uniform value in -1..1 has variance 1/3.
-            let spread = (3.0 / shape[shape.len() - 1] as f32).sqrt();
-            (0..count).map(|_| spread * random.uniform()).collect()
-        }
-    };
-    let (ggml_type, bytes) = match dtype {
-        GgmlDType::F32 => (0, values.into_iter().flat_map(f32::to_le_bytes).collect()),
-        _ => {
-            let values = Tensor::from_vec(values, shape, &Device::Cpu)?;
-            let id = if dtype == GgmlDType::Q8_0 { 8 } else { 3 };
-            (id, QTensor::quantize(&values, dtype)?.data()?.into_owned())
-        }
-    };
-    let info = TensorInfo {
-        name: name.to_owned(),
-        shape: shape.to_vec(),
-        ggml_type: GgmlType::from_id(ggml_type).unwrap_or(GgmlType::F32),
-        offset: 0,
-        byte_len: bytes.len() as u64,
-    };
-    Ok((info, bytes))
-}
-
-/// SplitMix64 (Steele, Lea and Flood 2014).
-struct SplitMix64(u64);
-
-impl SplitMix64 {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    /// Uniform in -1..1, on a grid that f32 holds exactly.
-    fn uniform(&mut self) -> f32 {
-        (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    }
+    ];
+    let mut entries = vec![
+        ("general.architecture".to_owned(), text(arch)),
+        ("general.name".to_owned(), text(&format!("tiny random {arch}"))),
+    ];
+    entries.extend(of_arch.map(|(key, value)| (format!("{arch}.{key}"), value)));
+    entries.extend(of_all.map(|(key, value)| (key.to_owned(), value)));
+    entries
 }

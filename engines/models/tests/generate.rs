@@ -5,8 +5,8 @@
 mod common;
 
 use bitnet_models::{
-    Engine, Error, GenerateOptions, Generation, Prompt, TinySpec, TinyType, dequantize_gguf, generate,
-    greedy, write_tiny_llama,
+    Engine, Error, GenerateOptions, Generation, Gguf, Prompt, TinyArch, TinySpec, TinyType, dequantize_gguf,
+    generate, greedy, write_tiny_model,
 };
 use common::{IDS, Tiny, load, relative_l2};
 
@@ -259,7 +259,7 @@ fn the_tiny_model_is_the_same_every_time_and_another_with_another_seed() {
     let dir = tempfile::tempdir().unwrap();
     let bytes = |name: &str, seed| {
         let path = dir.path().join(name);
-        write_tiny_llama(
+        write_tiny_model(
             &path,
             &TinySpec {
                 seed,
@@ -272,4 +272,51 @@ fn the_tiny_model_is_the_same_every_time_and_another_with_another_seed() {
     let first = bytes("a", 0);
     assert_eq!(first, bytes("b", 0));
     assert_ne!(first, bytes("c", 1));
+}
+
+#[test]
+fn a_tiny_bitnet_has_weights_that_its_smaller_types_hold_exactly() {
+    let dir = tempfile::tempdir().unwrap();
+    for arch in [TinyArch::Bitnet, TinyArch::BitnetB158] {
+        let path = dir.path().join("bitnet.gguf");
+        write_tiny_model(&path, &TinySpec::bitnet(arch)).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        write_tiny_model(&path, &TinySpec::bitnet(arch)).unwrap();
+        assert_eq!(bytes, std::fs::read(&path).unwrap(), "the same every time");
+        assert!(bytes.len() < 1_500_000, "{}", bytes.len());
+
+        let gguf = Gguf::open(&path).unwrap();
+        let names = |part: &str| {
+            let tensors = gguf.tensors();
+            tensors.iter().filter(|tensor| tensor.name.contains(part)).count()
+        };
+        assert_eq!((names("attn_sub_norm"), names("ffn_sub_norm")), (2, 2));
+        for tensor in gguf.tensors().iter().filter(|tensor| tensor.shape.len() == 2) {
+            let data = gguf.read_tensor(tensor).unwrap();
+            let values: Vec<f32> = data
+                .as_chunks()
+                .0
+                .iter()
+                .map(|&b| f32::from_le_bytes(b))
+                .collect();
+            if tensor.name == "token_embd.weight" {
+                // 11 significant bits: F16 holds them.
+                assert!(
+                    values
+                        .iter()
+                        .all(|v| (v * 2048.0).fract() == 0.0 && v.abs() <= 0.5)
+                );
+                continue;
+            }
+            let scale = values[0].abs().max(values[1].abs()).max(values[2].abs());
+            let count = |wanted: f32| values.iter().filter(|&&value| value == wanted).count();
+            let counts = [count(-scale), count(0.0), count(scale)];
+            assert_eq!(counts.iter().sum::<usize>(), values.len(), "{}", tensor.name);
+            assert!(
+                counts.iter().all(|&n| n > values.len() / 4),
+                "{}: {counts:?}",
+                tensor.name
+            );
+        }
+    }
 }

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use bitnet_models::{Engine, LoadOptions, TinySpec, TinyType, write_tiny_llama};
+use bitnet_models::{Engine, LoadOptions, TinySpec, TinyType, write_tiny_model};
 use bitnet_trace::Recorder;
 use tempfile::TempDir;
 
@@ -20,7 +20,7 @@ impl Tiny {
     pub fn new(weights: TinyType) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tiny.gguf");
-        write_tiny_llama(
+        write_tiny_model(
             &path,
             &TinySpec {
                 weights,
