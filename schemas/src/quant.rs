@@ -28,6 +28,9 @@ pub enum QuantError {
     /// The dtype has no blocks.
     #[error("{0} is not a packed dtype")]
     NotPacked(DType),
+    /// The dtype has no ternary codes.
+    #[error("{0} is not a ternary dtype")]
+    NotTernary(DType),
     /// The bytes are not those of as many elements.
     #[error("{bytes} bytes are not {elements} elements of {dtype}")]
     Length {
@@ -88,11 +91,38 @@ pub fn dequantized(dtype: DType, bytes: &[u8]) -> Option<Vec<f32>> {
     Some(out)
 }
 
+/// The codes of whole blocks of a ternary dtype (`TQ1_0`, `TQ2_0`, `I2_S`), in the order of the elements: 0, 1 and 2 are
+/// -1, 0 and 1 times the block's scale, or the tensor's, which `bytes` do not include. 3 occurs in damaged data alone.
+///
+/// # Errors
+/// [`QuantError::NotTernary`] or [`QuantError::Length`]; `out` is left as it was then.
+pub fn codes(dtype: DType, bytes: &[u8], out: &mut [u8]) -> Result<(), QuantError> {
+    let whole = out.len().is_multiple_of(dtype.block());
+    if !whole
+        || bytes.len() / dtype.size() != out.len() / dtype.block()
+        || !bytes.len().is_multiple_of(dtype.size())
+    {
+        let (bytes, elements) = (bytes.len(), out.len());
+        return Err(QuantError::Length {
+            dtype,
+            bytes,
+            elements,
+        });
+    }
+    match dtype {
+        DType::TQ1_0 => blocks(bytes, out, ternary::tq1_0_codes),
+        DType::TQ2_0 => blocks(bytes, out, ternary::tq2_0_codes),
+        DType::I2_S => blocks(bytes, out, ternary::i2_s_codes),
+        _ => return Err(QuantError::NotTernary(dtype)),
+    }
+    Ok(())
+}
+
 /// Calls `f` with each block and the room for its elements.
-fn blocks<const BYTES: usize, const ELEMENTS: usize>(
+fn blocks<T, const BYTES: usize, const ELEMENTS: usize>(
     bytes: &[u8],
-    out: &mut [f32],
-    f: impl Fn(&[u8; BYTES], &mut [f32; ELEMENTS]),
+    out: &mut [T],
+    f: impl Fn(&[u8; BYTES], &mut [T; ELEMENTS]),
 ) {
     let rooms = out.as_chunks_mut::<ELEMENTS>().0;
     for (block, room) in bytes.as_chunks::<BYTES>().0.iter().zip(rooms) {

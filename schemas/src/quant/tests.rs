@@ -82,3 +82,48 @@ fn bytes_that_are_not_whole_blocks_are_refused() {
         assert_eq!(dequantized(dtype, &[]), Some(vec![]), "{dtype} without elements");
     }
 }
+
+#[test]
+fn a_ternary_code_less_one_times_the_scale_is_the_element() {
+    for dtype in [DType::TQ1_0, DType::TQ2_0, DType::I2_S] {
+        let (blocks, scale) = (noise(3 * dtype.size(), 2), 0.5f32.to_le_bytes());
+        let tensor = [&blocks[..], &scale[..dtype.tail()]].concat();
+        let values = dequantized(dtype, &tensor).expect("whole blocks");
+        let mut found = vec![9; values.len()];
+        codes(dtype, &blocks, &mut found).expect("whole blocks");
+        for (i, (&x, &code)) in values.iter().zip(&found).enumerate() {
+            let block = &blocks[i / dtype.block() * dtype.size()..][..dtype.size()];
+            let d = match dtype {
+                DType::I2_S => 0.5,
+                _ => half(block, dtype.size() - 2),
+            };
+            let expected = if code == 3 && dtype == DType::I2_S {
+                0.0
+            } else {
+                (f32::from(code) - 1.0) * d
+            };
+            assert!(
+                x == expected || x.is_nan(),
+                "{dtype} element {i}: {x}, code {code}"
+            );
+        }
+    }
+}
+
+#[test]
+fn codes_of_what_has_none_are_refused() {
+    let mut out = [9u8; 256];
+    let refused = codes(DType::Q8_0, &[0; 272], &mut out);
+    assert_eq!(refused, Err(QuantError::NotTernary(DType::Q8_0)));
+    for (bytes, elements) in [(53, 256), (54, 255), (108, 256)] {
+        let dtype = DType::TQ1_0;
+        let refused = codes(dtype, &vec![0; bytes], &mut out[..elements]);
+        let expected = QuantError::Length {
+            dtype,
+            bytes,
+            elements,
+        };
+        assert_eq!(refused, Err(expected));
+    }
+    assert_eq!(out, [9; 256]);
+}
