@@ -68,6 +68,7 @@ mod life;
 mod model;
 #[cfg(not(feature = "trace"))]
 mod off;
+mod pass;
 #[cfg(feature = "trace")]
 mod process;
 #[cfg(feature = "trace")]
@@ -92,7 +93,7 @@ mod stream;
 mod writer;
 
 pub use bitnet_trace_schema::{
-    DType, Engine, Layout, Model, Observation, Preset, Settings, ValuesMode as Values,
+    DType, Engine, LAYER_ALL, LAYER_MODEL, Layout, Model, Observation, Preset, Settings, ValuesMode as Values,
 };
 pub use builder::{DEFAULT_QUEUE_BYTES, RecorderBuilder};
 #[cfg(feature = "trace")]
@@ -102,6 +103,7 @@ pub use impls::slice::{Element, Slice, bytes_of};
 pub use info::RunInfo;
 #[cfg(not(feature = "trace"))]
 pub use off::{Recorder, Site, dump_trace};
+pub use pass::{LayerNumber, Pass};
 #[cfg(feature = "trace")]
 pub use recorder::Recorder;
 #[cfg(feature = "trace")]
