@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use bitnet_models::TinyType;
+use bitnet_models::{Activations, TinyType};
 use clap::{Parser, Subcommand};
 
 const RUN_EXAMPLES: &str = "\
@@ -17,7 +17,7 @@ Record every stage of every position (in builds with the feature trace):
 The continuation goes to stdout, everything else to stderr.
 Exit codes: 0 success, 2 error.";
 
-/// Runs GGUF models (architecture llama) on the CPU and records their tensors.
+/// Runs GGUF models (architectures llama and bitnet) on the CPU and records their tensors.
 #[derive(Parser)]
 #[command(name = "bitnet-cli", version, arg_required_else_help = true)]
 pub struct Args {
@@ -61,6 +61,13 @@ pub struct RunArgs {
     /// The token ids to continue, in place of a text; no BOS is added.
     #[arg(long, value_name = "IDS", value_delimiter = ',')]
     pub tokens: Option<Vec<u32>>,
+    /// What products with quantised weights do to their activations.
+    ///
+    /// reference: round them to 8 bits as llama.cpp and bitnet.cpp do (to the bit for I2_S, TQ1_0 and TQ2_0);
+    /// reference-fma: the same as built by a compiler that fuses multiply and add; exact: dequantise the weights when
+    /// they are loaded (4 bytes each) and compute in f32, so that what remains of a difference is not the rounding.
+    #[arg(long, value_name = "HOW", default_value_t = Activations::default())]
+    pub activations: Activations,
     /// Most tokens to generate. The last one is not fed back: prompt + N - 1 positions are computed.
     #[arg(long, value_name = "N", default_value_t = 16)]
     pub max_tokens: usize,

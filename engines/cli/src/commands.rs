@@ -36,6 +36,7 @@ pub fn run(args: RunArgs) -> Result<()> {
 fn continue_prompt(args: RunArgs, recorder: &Recorder) -> Result<()> {
     let mut load = LoadOptions::new(&args.model, recorder.clone());
     load.tokenizer = args.tokenizer;
+    load.activations = args.activations;
     #[cfg(feature = "faults")]
     {
         load.faults = args.fault;

@@ -1,66 +1,67 @@
-//! Choosing the architecture by the GGUF's name for it.
+//! What tells the architectures apart. All of them share one forward pass.
 
-use candle_core::{Result as CandleResult, Tensor};
-
-use crate::config::Config;
 use crate::error::Error;
-#[cfg(feature = "faults")]
-use crate::fault::Faults;
 use crate::gguf::Gguf;
-use crate::kv_cache::KvCache;
-use crate::llama::Llama;
-use crate::taps::Pass;
+use crate::ops::Activation;
+use crate::rope::Pairing;
 
-/// The architectures that can be loaded (`general.architecture`).
-pub const ARCHITECTURES: &[&str] = &["llama"];
-
-/// A model of any of them.
-pub(crate) enum Model {
-    Llama(Llama),
+/// How an architecture differs from the others; its sizes are in the file's metadata.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Arch {
+    /// `general.architecture`, which is also the prefix of its metadata keys.
+    pub(crate) name: &'static str,
+    /// Which elements of a head RoPE turns together.
+    pub(crate) pairing: Pairing,
+    /// The gate's non-linearity.
+    pub(crate) activation: Activation,
+    /// Whether an RMSNorm stands before the output projection and before the down projection.
+    pub(crate) sub_norms: bool,
 }
 
-impl Model {
-    pub(crate) fn load(gguf: &Gguf, progress: &mut dyn FnMut(u64, u64)) -> Result<Self, Error> {
-        match gguf.str("general.architecture")? {
-            "llama" => Ok(Self::Llama(Llama::load(gguf, progress)?)),
-            other => Err(Error::Architecture {
+/// `llama`: Touvron et al. 2023. The BitNets: Ma et al. 2024 ("The Era of 1-bit LLMs"), of which `bitnet-b1.58` (and
+/// `bitnet-25`, its name before release) is the one with ReLU²; the graphs are those of llama.cpp and of bitnet.cpp.
+static ALL: [Arch; 4] = [
+    Arch {
+        name: "llama",
+        // Its weights are permuted for it when they are converted to GGUF.
+        pairing: Pairing::Interleaved,
+        activation: Activation::Silu,
+        sub_norms: false,
+    },
+    Arch {
+        name: "bitnet",
+        pairing: Pairing::Halves,
+        activation: Activation::Silu,
+        sub_norms: true,
+    },
+    Arch {
+        name: "bitnet-b1.58",
+        pairing: Pairing::Halves,
+        activation: Activation::SquaredRelu,
+        sub_norms: true,
+    },
+    Arch {
+        name: "bitnet-25",
+        pairing: Pairing::Halves,
+        activation: Activation::SquaredRelu,
+        sub_norms: true,
+    },
+];
+
+/// The architectures that can be loaded (`general.architecture`).
+pub const ARCHITECTURES: &[&str] = &[ALL[0].name, ALL[1].name, ALL[2].name, ALL[3].name];
+
+impl Arch {
+    /// The architecture of a file.
+    pub(crate) fn of(gguf: &Gguf) -> Result<&'static Self, Error> {
+        let name = gguf.str("general.architecture")?;
+        const { &ALL }
+            .iter()
+            .find(|arch| arch.name == name)
+            .ok_or_else(|| Error::Architecture {
                 path: gguf.path().to_owned(),
-                found: other.to_owned(),
+                found: name.to_owned(),
                 supported: ARCHITECTURES,
-            }),
-        }
-    }
-
-    pub(crate) fn config(&self) -> &Config {
-        match self {
-            Self::Llama(llama) => llama.config(),
-        }
-    }
-
-    pub(crate) fn n_vocab(&self) -> usize {
-        match self {
-            Self::Llama(llama) => llama.n_vocab(),
-        }
-    }
-
-    /// Logits [T, V] of `ids` at the positions after `cache`, or [1, V] of the last when `last_only`.
-    pub(crate) fn forward(
-        &self,
-        ids: &[u32],
-        cache: &mut KvCache,
-        last_only: bool,
-        pass: &Pass<'_>,
-        #[cfg(feature = "faults")] faults: &Faults<'_>,
-    ) -> CandleResult<Tensor> {
-        match self {
-            Self::Llama(llama) => llama.forward(
-                ids,
-                cache,
-                last_only,
-                pass,
-                #[cfg(feature = "faults")]
-                faults,
-            ),
-        }
+            })
     }
 }

@@ -3,13 +3,13 @@
 use std::fs;
 use std::path::Path;
 
-use candle_core::quantized::GgmlDType;
+use bitnet_trace_schema::DType;
 
 use crate::error::Error;
 use crate::file::write_whole;
 use crate::gguf::write::{Metadata, write_gguf};
 use crate::gguf::{GgmlType, Gguf, TensorInfo};
-use crate::weights::{candle_type, to_f32};
+use crate::weights::{dtype, to_f32};
 
 /// `general.file_type` of a file whose weights are all F32.
 const ALL_F32: u32 = 0;
@@ -34,7 +34,7 @@ pub fn dequantize_gguf(input: &Path, output: &Path, progress: &mut dyn FnMut(u64
     let mut types = Vec::new();
     let mut tensors = Vec::new();
     for tensor in gguf.tensors() {
-        types.push(candle_type(&gguf, tensor)?);
+        types.push(dtype(&gguf, tensor)?);
         let elements = tensor.shape.iter().map(|&dim| dim as u64).product();
         let byte_len = GgmlType::F32.byte_size(elements).unwrap_or(u64::MAX);
         tensors.push(TensorInfo {
@@ -53,9 +53,9 @@ pub fn dequantize_gguf(input: &Path, output: &Path, progress: &mut dyn FnMut(u64
     })
 }
 
-fn f32_bytes(dtype: GgmlDType, gguf: &Gguf, tensor: &TensorInfo) -> Result<Vec<u8>, Error> {
+fn f32_bytes(dtype: DType, gguf: &Gguf, tensor: &TensorInfo) -> Result<Vec<u8>, Error> {
     let bytes = gguf.read_tensor(tensor)?;
-    if dtype == GgmlDType::F32 {
+    if dtype == DType::F32 {
         return Ok(bytes);
     }
     let values = to_f32(dtype, bytes, tensor)?.flatten_all()?.to_vec1::<f32>()?;

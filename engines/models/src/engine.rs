@@ -7,13 +7,15 @@ use std::time::{Duration, Instant};
 use bitnet_trace::Recorder;
 use candle_core::Tensor;
 
-use crate::arch::Model;
+use crate::activations::Activations;
 use crate::config::Config;
 use crate::error::Error;
 #[cfg(feature = "faults")]
-use crate::fault::{Fault, Faults};
+use crate::fault::Fault;
+use crate::fault::Faults;
 use crate::gguf::Gguf;
 use crate::kv_cache::KvCache;
+use crate::model::Model;
 use crate::sampler::greedy;
 use crate::taps::{RunFacts, Taps};
 use crate::tokenizer::Tokenizer;
@@ -24,6 +26,8 @@ pub struct LoadOptions {
     pub model: PathBuf,
     /// A `tokenizer.json` to use in place of the tokenizer in the GGUF.
     pub tokenizer: Option<PathBuf>,
+    /// What products with quantised weights do to their activations.
+    pub activations: Activations,
     /// Where tensors are recorded; a recorder that is off records nothing and costs nothing.
     pub recorder: Recorder,
     /// Faults to plant.
@@ -37,6 +41,7 @@ impl LoadOptions {
         Self {
             model: model.into(),
             tokenizer: None,
+            activations: Activations::default(),
             recorder,
             #[cfg(feature = "faults")]
             faults: Vec::new(),
@@ -50,6 +55,7 @@ pub struct Engine {
     model: Model,
     /// `None` where the file gives none; token ids can still be given.
     tokenizer: Option<Arc<Tokenizer>>,
+    activations: Activations,
     cache: KvCache,
     taps: Taps,
     #[cfg(feature = "faults")]
@@ -119,23 +125,24 @@ impl Engine {
     /// fit its metadata; or a fault would change nothing in this model.
     pub fn load(options: LoadOptions, progress: &mut dyn FnMut(u64, u64)) -> Result<Self, Error> {
         let gguf = Gguf::open(&options.model)?;
-        let model = Model::load(&gguf, progress)?;
+        let model = Model::load(&gguf, options.activations, progress)?;
         #[cfg(feature = "faults")]
         for fault in &options.faults {
-            fault.check(model.config())?;
+            fault.check(&model.config)?;
         }
         let tokenizer = match &options.tokenizer {
             Some(path) => Some(Tokenizer::from_file(path, Some(&gguf))?),
             // What is wrong with it is said when a text needs it.
             None => Tokenizer::from_gguf(&gguf).unwrap_or_default(),
         };
-        let cache = KvCache::new(model.config())?;
+        let cache = KvCache::new(&model.config)?;
         let taps = Taps::new(options.recorder);
-        taps.describe_model(&gguf, &model.config().arch, options.tokenizer.as_deref())?;
+        taps.describe_model(&gguf, &model.config.arch, options.tokenizer.as_deref())?;
         Ok(Self {
             gguf,
             model,
             tokenizer: tokenizer.map(Arc::new),
+            activations: options.activations,
             cache,
             taps,
             #[cfg(feature = "faults")]
@@ -145,7 +152,7 @@ impl Engine {
 
     /// The model's hyperparameters.
     pub fn config(&self) -> &Config {
-        self.model.config()
+        &self.model.config
     }
 
     /// The model's file.
@@ -155,7 +162,7 @@ impl Engine {
 
     /// Rows of the embedding table, which is also the length of the logits.
     pub fn n_vocab(&self) -> usize {
-        self.model.n_vocab()
+        self.model.n_vocab
     }
 
     /// The tokenizer.
@@ -220,14 +227,12 @@ impl Engine {
     fn forward(&mut self, ids: &[u32], last_only: bool) -> Result<Tensor, Error> {
         let first_pos = self.cache.len();
         let pass = self.taps.begin_pass(first_pos, ids);
-        Ok(self.model.forward(
-            ids,
-            &mut self.cache,
-            last_only,
-            &pass,
-            #[cfg(feature = "faults")]
-            &Faults::new(&self.faults, first_pos),
-        )?)
+        #[cfg(feature = "faults")]
+        let faults = Faults::new(&self.faults, first_pos);
+        #[cfg(not(feature = "faults"))]
+        let faults = Faults::none();
+        let cache = &mut self.cache;
+        Ok(self.model.forward(ids, cache, last_only, pass, faults)?)
     }
 
     /// The logits of the last of `ids`. All rows are computed only when they are recorded.
@@ -319,6 +324,7 @@ impl Engine {
         };
         self.taps.describe_run(RunFacts {
             batch: options.batch,
+            activations: self.activations,
             fault: self.fault_text(),
             prompt: &prompt,
             prompt_tokens: prompt_ids.len(),

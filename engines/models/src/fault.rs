@@ -5,10 +5,12 @@
 use std::fmt;
 use std::str::FromStr;
 
-use candle_core::{Result as CandleResult, Tensor};
-
 use crate::config::Config;
 use crate::error::Error;
+
+mod plant;
+
+pub(crate) use plant::Faults;
 
 /// What goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -181,125 +183,6 @@ impl Fault {
             _ => Ok(()),
         }
     }
-}
-
-/// The planted faults during one forward pass. Each hook takes the right value and
-/// gives back the one to go on with.
-pub(crate) struct Faults<'a> {
-    faults: &'a [Fault],
-    first_pos: usize,
-}
-
-impl<'a> Faults<'a> {
-    pub(crate) fn new(faults: &'a [Fault], first_pos: usize) -> Self {
-        Self { faults, first_pos }
-    }
-
-    pub(crate) fn attn_norm(
-        &self,
-        layer: usize,
-        good: Tensor,
-        with_eps: impl Fn(f32) -> CandleResult<Tensor>,
-    ) -> CandleResult<Tensor> {
-        self.plant(layer, good, 0, |kind| match kind {
-            FaultKind::RmsEps(eps) => Some(with_eps(eps)),
-            _ => None,
-        })
-    }
-
-    pub(crate) fn ffn_norm(
-        &self,
-        layer: usize,
-        good: Tensor,
-        with_eps: impl Fn(f32) -> CandleResult<Tensor>,
-    ) -> CandleResult<Tensor> {
-        self.plant(layer, good, 0, |kind| match kind {
-            FaultKind::FfnRmsEps(eps) => Some(with_eps(eps)),
-            _ => None,
-        })
-    }
-
-    pub(crate) fn rope(
-        &self,
-        layer: usize,
-        good: Tensor,
-        with_base: impl Fn(f32) -> CandleResult<Tensor>,
-    ) -> CandleResult<Tensor> {
-        self.plant(layer, good, 0, |kind| match kind {
-            FaultKind::RopeBase(base) => Some(with_base(base)),
-            _ => None,
-        })
-    }
-
-    /// `good` is [H, T, keys].
-    pub(crate) fn scores(
-        &self,
-        layer: usize,
-        good: Tensor,
-        keys: &Tensor,
-        with_keys: impl Fn(&Tensor) -> CandleResult<Tensor>,
-    ) -> CandleResult<Tensor> {
-        self.plant(layer, good, 1, |kind| match kind {
-            FaultKind::SwapKvHead => Some(next_heads(keys).and_then(|keys| with_keys(&keys))),
-            _ => None,
-        })
-    }
-
-    pub(crate) fn context(
-        &self,
-        layer: usize,
-        good: Tensor,
-        values: &Tensor,
-        with_values: impl Fn(&Tensor) -> CandleResult<Tensor>,
-    ) -> CandleResult<Tensor> {
-        self.plant(layer, good, 0, |kind| match kind {
-            FaultKind::SwapKvHead => Some(next_heads(values).and_then(|values| with_values(&values))),
-            _ => None,
-        })
-    }
-
-    pub(crate) fn attn_residual(&self, layer: usize, good: Tensor, out: &Tensor) -> CandleResult<Tensor> {
-        self.plant(layer, good, 0, |kind| match kind {
-            FaultKind::MissingResidual => Some(Ok(out.clone())),
-            _ => None,
-        })
-    }
-
-    /// The tokens of `good` before a fault's first position, and those of the faulty value from there on.
-    fn plant(
-        &self,
-        layer: usize,
-        mut good: Tensor,
-        token_axis: usize,
-        faulty: impl Fn(FaultKind) -> Option<CandleResult<Tensor>>,
-    ) -> CandleResult<Tensor> {
-        for fault in self
-            .faults
-            .iter()
-            .filter(|fault| fault.layer.is_none_or(|planted| planted == layer))
-        {
-            let tokens = good.dim(token_axis)?;
-            let kept = fault.from.saturating_sub(self.first_pos).min(tokens);
-            if kept == tokens {
-                continue;
-            }
-            let Some(bad) = faulty(fault.kind) else { continue };
-            let bad = bad?.narrow(token_axis, kept, tokens - kept)?;
-            let parts = [good.narrow(token_axis, 0, kept)?, bad];
-            good = if kept == 0 {
-                parts[1].contiguous()?
-            } else {
-                Tensor::cat(&parts, token_axis)?.contiguous()?
-            };
-        }
-        Ok(good)
-    }
-}
-
-/// Heads in the order 1, 2, .., 0.
-fn next_heads(heads: &Tensor) -> CandleResult<Tensor> {
-    let count = heads.dim(0)?;
-    Tensor::cat(&[heads.narrow(0, 1, count - 1)?, heads.narrow(0, 0, 1)?], 0)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! A GGUF inference engine on candle with a tracepoint at every stage.
 //!
 //! [`Gguf`] opens and checks a model file, [`Tokenizer`] gives the ids that
-//! llama.cpp gives, [`Engine`] computes the forward pass of architecture `llama`,
+//! llama.cpp gives, [`Engine`] computes the forward pass of architecture `llama` or of a BitNet,
 //! and [`generate`] runs it on a prompt. With the feature `trace` every stage of the trace
 //! vocabulary, from `embeddings` to `logits`, goes to a `bitnet_trace::Recorder` for every position;
 //! without it, nothing is computed or copied for that. With the feature `faults`,
@@ -29,12 +29,14 @@
 // Without a backend only files and tokenizers can be read, and the rest of the plumbing idles.
 #![cfg_attr(not(feature = "cpu"), allow(dead_code))]
 
+mod activations;
 mod config;
 mod error;
 mod gguf;
 mod sampler;
 mod tokenizer;
 
+pub use activations::Activations;
 pub use config::Config;
 pub use error::Error;
 pub use gguf::{Array, GgmlType, Gguf, GgufError, TensorInfo, Value};
@@ -51,18 +53,25 @@ mod dequantize;
 mod engine;
 #[cfg(all(feature = "cpu", feature = "faults"))]
 mod fault;
+#[cfg(all(feature = "cpu", not(feature = "faults")))]
+#[path = "fault/off.rs"]
+mod fault;
 #[cfg(feature = "cpu")]
 mod file;
 #[cfg(feature = "cpu")]
+mod forward;
+#[cfg(feature = "cpu")]
 mod kv_cache;
 #[cfg(feature = "cpu")]
-mod llama;
+mod model;
 #[cfg(feature = "cpu")]
 mod ops;
 #[cfg(feature = "cpu")]
 mod rope;
 #[cfg(feature = "cpu")]
 mod taps;
+#[cfg(feature = "cpu")]
+mod ternary;
 #[cfg(feature = "cpu")]
 mod tiny;
 #[cfg(feature = "cpu")]

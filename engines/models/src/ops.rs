@@ -97,6 +97,8 @@ fn softmax(row: &mut [f32], scale: f32) {
 pub(crate) enum Activation {
     /// `x * sigmoid(x)`.
     Silu,
+    /// `max(x, 0)²` (So et al. 2021, "Primer").
+    SquaredRelu,
 }
 
 impl Activation {
@@ -104,6 +106,7 @@ impl Activation {
     pub(crate) fn gated(self, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
         match self {
             Self::Silu => gate.silu()?.mul(up),
+            Self::SquaredRelu => gate.relu()?.sqr()?.mul(up),
         }
     }
 }
@@ -131,6 +134,14 @@ mod tests {
         assert!((probs[0][0][0] + probs[0][0][1] - 1.0).abs() < 1e-6);
         assert!((probs[0][0][1] / probs[0][0][0] - 0.5f32.exp()).abs() < 1e-6);
         assert!(probs[0][1].iter().all(|p| (p - 1.0 / 3.0).abs() < 1e-7));
+    }
+
+    #[test]
+    fn squared_relu_gating_lets_nothing_below_zero_through() {
+        let gate = Tensor::new(&[[1.5f32, -2.0, 0.0]], &Device::Cpu).unwrap();
+        let up = Tensor::new(&[[3.0f32, 5.0, 7.0]], &Device::Cpu).unwrap();
+        let y = Activation::SquaredRelu.gated(&gate, &up).unwrap();
+        assert_eq!(y.to_vec2::<f32>().unwrap(), [[6.75, 0.0, 0.0]]);
     }
 
     #[test]

@@ -8,8 +8,10 @@ use crate::ops::elements;
 /// Which two elements of a head are rotated together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pairing {
-    /// Elements 2i and 2i + 1. GGUF weights of arch `llama` are permuted for it.
+    /// Elements 2i and 2i + 1 (ggml's "norm").
     Interleaved,
+    /// Elements i and i + n/2 of the n that are rotated (ggml's "NeoX").
+    Halves,
 }
 
 /// The angles' parameters.
@@ -34,12 +36,6 @@ impl Rope {
         }
     }
 
-    /// The same with another base frequency.
-    #[cfg(feature = "faults")]
-    pub(crate) fn with_base(&self, base: f32) -> Self {
-        Self { base, ..self.clone() }
-    }
-
     /// Sines and cosines for positions `first_pos..first_pos + tokens`.
     ///
     /// Pair i turns by `pos * base^(-2i / n_rot)`. The power is accumulated by multiplication in f32 because
@@ -58,8 +54,9 @@ impl Rope {
             }
         }
         Rotation {
-            pairing: self.pairing,
-            pairs,
+            rope: self.clone(),
+            first_pos,
+            tokens,
             cos_sin,
         }
     }
@@ -67,8 +64,9 @@ impl Rope {
 
 /// The rotation of a run of positions.
 pub(crate) struct Rotation {
-    pairing: Pairing,
-    pairs: usize,
+    rope: Rope,
+    first_pos: usize,
+    tokens: usize,
     /// [tokens, pairs]
     cos_sin: Vec<(f32, f32)>,
 }
@@ -77,6 +75,16 @@ impl Rotation {
     /// Rotates every head of `x` [T, heads, head_dim]; elements beyond the rotated ones stay.
     pub(crate) fn apply(&self, x: &Tensor) -> Result<Tensor> {
         x.apply_op1_no_bwd(self)
+    }
+
+    /// The same positions with another base frequency.
+    #[cfg(feature = "faults")]
+    pub(crate) fn with_base(&self, base: f32) -> Self {
+        let rope = Rope {
+            base,
+            ..self.rope.clone()
+        };
+        rope.rotation(self.first_pos, self.tokens)
     }
 }
 
@@ -87,20 +95,22 @@ impl CustomOp1 for Rotation {
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (tokens, heads, head_dim) = layout.shape().dims3()?;
-        if tokens * self.pairs != self.cos_sin.len() || 2 * self.pairs > head_dim {
+        let pairs = self.rope.n_rot / 2;
+        if tokens != self.tokens || 2 * pairs > head_dim {
             bail!(
-                "rope: a rotation of {} pairs does not fit {:?}",
-                self.cos_sin.len(),
+                "rope: a rotation of {} tokens by {pairs} pairs does not fit {:?}",
+                self.tokens,
                 layout.shape()
             );
         }
         let mut out = elements(x, layout)?.to_vec();
-        let angles = self.cos_sin.chunks_exact(self.pairs);
+        let angles = self.cos_sin.chunks_exact(pairs);
         for (token, angles) in out.chunks_exact_mut(heads * head_dim).zip(angles) {
             for head in token.chunks_exact_mut(head_dim) {
                 for (pair, &(cos, sin)) in angles.iter().enumerate() {
-                    let (a, b) = match self.pairing {
+                    let (a, b) = match self.rope.pairing {
                         Pairing::Interleaved => (2 * pair, 2 * pair + 1),
+                        Pairing::Halves => (pair, pair + pairs),
                     };
                     let (x0, x1) = (head[a], head[b]);
                     head[a] = x0 * cos - x1 * sin;
@@ -148,6 +158,20 @@ mod tests {
             assert!((f64::from(y[0][0][2 * pair]) - theta.cos()).abs() < 1e-6);
             assert!((f64::from(y[0][0][2 * pair + 1]) - theta.sin()).abs() < 1e-6);
         }
+    }
+
+    #[test]
+    fn paired_by_halves_the_same_angles_turn_elements_half_the_rotated_ones_apart() {
+        let rope = |pairing| Rope { pairing, ..rope(4) };
+        let turn = |pairing, x: &[f32; 5]| {
+            let x = Tensor::new(&[[*x]], &Device::Cpu).unwrap();
+            let y = rope(pairing).rotation(3, 1).apply(&x).unwrap();
+            y.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+        };
+        let [a, b, c, d, rest] = [1.0, 2.0, 3.0, 4.0, 5.0];
+        let interleaved = turn(Pairing::Interleaved, &[a, b, c, d, rest]);
+        let halves = turn(Pairing::Halves, &[a, c, b, d, rest]);
+        assert_eq!(halves, [0, 2, 1, 3, 4].map(|i| interleaved[i]));
     }
 
     #[test]

@@ -1,20 +1,15 @@
-//! The tracepoints: what the forward pass calls, and how that becomes records.
+//! What a run's manifest is told of the engine, and where its forward passes begin.
 //!
-//! This file and the `pass.record(..)` lines of the forward pass are all that tracing
-//! takes. Without the feature `trace` the bodies are empty and the calls disappear.
+//! This file and the `tap!`s of the forward pass are all that tracing takes. Without the feature `trace` the bodies
+//! are empty and the calls disappear.
 
 use std::path::Path;
 
-use bitnet_trace::{Engine, Recorder, Tap};
-use candle_core::Tensor;
+use bitnet_trace::{Engine, LAYER_MODEL, Pass, Recorder, Tap};
 
+use crate::activations::Activations;
 use crate::error::Error;
 use crate::gguf::Gguf;
-
-/// The layer of stages that belong to none: embeddings, final norm, logits.
-pub(crate) const NO_LAYER: i32 = -1;
-/// The layer of `all_layers_out`.
-pub(crate) const ALL_LAYERS: i32 = -2;
 
 /// This engine's name and version in a run's manifest.
 pub fn engine_info() -> Engine {
@@ -31,6 +26,7 @@ pub(crate) struct Taps {
 #[cfg_attr(not(feature = "trace"), allow(dead_code))]
 pub(crate) struct RunFacts<'a> {
     pub(crate) batch: usize,
+    pub(crate) activations: Activations,
     pub(crate) fault: Option<String>,
     pub(crate) prompt: &'a str,
     pub(crate) prompt_tokens: usize,
@@ -49,11 +45,11 @@ impl Taps {
 
     /// Whether a stage after the last layer is recorded for a position from `first_pos` on.
     pub(crate) fn wants_outputs(&self, first_pos: usize) -> bool {
-        let pass = Pass {
-            taps: self,
-            first_pos,
+        let wants = |stage| {
+            self.recorder
+                .wants(&Tap::new(stage, LAYER_MODEL, first_pos as i64).token_axis(0))
         };
-        pass.wants("final_norm", NO_LAYER) || pass.wants("logits", NO_LAYER)
+        cfg!(feature = "trace") && (wants("final_norm") || wants("logits"))
     }
 
     /// Tells the manifest which model runs. The recorder hashes its file, beside the engine's work.
@@ -86,7 +82,7 @@ impl Taps {
                 kv_type: Some(bitnet_trace::DType::F32.name().to_owned()),
                 flash_attention: Some(false),
                 fault: facts.fault,
-                ..Default::default()
+                extra: [("activations".to_owned(), facts.activations.to_string())].into(),
             });
             // A tap copies what was computed anyway: nothing is fused, and recording takes no compute thread.
             self.recorder.set_observation(bitnet_trace::Observation {
@@ -100,67 +96,7 @@ impl Taps {
 
     /// Begins a forward pass over `ids` at positions from `first_pos`.
     pub(crate) fn begin_pass(&self, first_pos: usize, ids: &[u32]) -> Pass<'_> {
-        #[cfg(feature = "trace")]
-        {
-            self.recorder.begin_pass();
-            self.recorder.tokens(0, first_pos as i64, ids);
-        }
-        Pass {
-            taps: self,
-            first_pos,
-        }
-    }
-}
-
-/// One forward pass being recorded.
-#[cfg_attr(not(feature = "trace"), allow(dead_code))]
-pub(crate) struct Pass<'a> {
-    taps: &'a Taps,
-    first_pos: usize,
-}
-
-#[cfg_attr(not(feature = "trace"), allow(unused_variables))]
-impl Pass<'_> {
-    /// Whether a tensor of this stage is recorded, for any of the pass's tokens.
-    pub(crate) fn wants(&self, stage: &str, layer: i32) -> bool {
-        cfg!(feature = "trace") && self.taps.recorder.wants(&self.tap(stage, layer).token_axis(0))
-    }
-
-    /// A tensor [T, ..].
-    pub(crate) fn record(&self, stage: &str, layer: i32, tensor: &Tensor) {
-        #[cfg(feature = "trace")]
-        self.taps
-            .recorder
-            .record(self.tap(stage, layer).token_axis(0), tensor);
-    }
-
-    /// The batch's rows of a cache, [kv_heads, T, head_dim].
-    pub(crate) fn record_cached(&self, stage: &str, layer: i32, tensor: &Tensor) {
-        #[cfg(feature = "trace")]
-        self.taps
-            .recorder
-            .record(self.tap(stage, layer).token_axis(1), tensor);
-    }
-
-    /// Attention scores [heads, T, keys]; a token's record holds the keys up to itself.
-    pub(crate) fn record_scores(&self, stage: &str, layer: i32, tensor: &Tensor) {
-        #[cfg(feature = "trace")]
-        self.taps
-            .recorder
-            .record(self.tap(stage, layer).token_axis(1).causal_axis(2), tensor);
-    }
-
-    /// Attention probabilities [heads, T, keys], of every key that the batch saw: mass on a future key is a
-    /// finding.
-    pub(crate) fn record_probs(&self, stage: &str, layer: i32, tensor: &Tensor) {
-        #[cfg(feature = "trace")]
-        self.taps
-            .recorder
-            .record(self.tap(stage, layer).token_axis(1), tensor);
-    }
-
-    fn tap<'s>(&self, stage: &'s str, layer: i32) -> Tap<'s> {
-        Tap::new(stage, layer, self.first_pos as i64)
+        self.recorder.pass(0, first_pos as i64, ids)
     }
 }
 

@@ -3,18 +3,24 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use bitnet_trace_schema::{DType, quant};
 use candle_core::quantized::{GgmlDType, QMatMul, QTensor, ggml_file};
 use candle_core::{Device, Module, Tensor};
+use half::{bf16, f16};
 
+use crate::activations::Activations;
 use crate::error::Error;
 use crate::gguf::{Gguf, TensorInfo};
+use crate::ternary::Ternary;
 
 /// A weight matrix [rows (outputs), columns (inputs)], quantised or plain f32.
 #[derive(Clone)]
 pub(crate) enum Matrix {
     /// Kept in its blocks; products round the activations to 8 bits, as ggml's do.
     Quantized(Arc<QTensor>),
-    /// F32, or F16 and BF16 widened to it.
+    /// The same of the types that candle does not have.
+    Ternary(Arc<Ternary>),
+    /// F32, or whatever else widened to it.
     Dense(Tensor),
 }
 
@@ -23,40 +29,48 @@ impl Matrix {
     pub(crate) fn apply(&self, x: &Tensor) -> candle_core::Result<Tensor> {
         match self {
             Self::Quantized(weight) => QMatMul::QTensor(weight.clone()).forward(x),
+            Self::Ternary(weight) => weight.apply(x),
             Self::Dense(weight) => x.matmul(&weight.t()?),
         }
     }
 
     /// Rows `ids` as f32: [ids, columns].
     pub(crate) fn rows(&self, ids: &[u32]) -> candle_core::Result<Tensor> {
-        let ids = Tensor::new(ids, &Device::Cpu)?;
+        let indices = || Tensor::new(ids, &Device::Cpu);
         match self {
-            Self::Quantized(weight) => weight.embedding(&ids),
-            Self::Dense(weight) => weight.index_select(&ids, 0),
+            Self::Quantized(weight) => weight.embedding(&indices()?),
+            Self::Ternary(weight) => weight.dequantized(ids),
+            Self::Dense(weight) => weight.index_select(&indices()?, 0),
         }
     }
 }
 
-/// A projection with an optional bias.
+/// A projection with an optional scale, which BitNet models in TQ types and F32 have beside the weight, and an optional
+/// bias.
 pub(crate) struct Linear {
     weight: Matrix,
+    scale: Option<Tensor>,
     bias: Option<Tensor>,
 }
 
 impl Linear {
     /// `x` [T, inputs] to [T, outputs].
     pub(crate) fn apply(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        let y = self.weight.apply(x)?;
-        match &self.bias {
-            Some(bias) => y.broadcast_add(bias),
-            None => Ok(y),
+        let mut y = self.weight.apply(x)?;
+        if let Some(scale) = &self.scale {
+            y = y.broadcast_mul(scale)?;
         }
+        if let Some(bias) = &self.bias {
+            y = y.broadcast_add(bias)?;
+        }
+        Ok(y)
     }
 }
 
 /// Takes tensors out of a GGUF and remembers which were taken.
 pub(crate) struct Loader<'a> {
     gguf: &'a Gguf,
+    activations: Activations,
     taken: BTreeSet<&'a str>,
     done: u64,
     total: u64,
@@ -65,10 +79,15 @@ pub(crate) struct Loader<'a> {
 
 impl<'a> Loader<'a> {
     /// `progress` is told bytes read and bytes in all.
-    pub(crate) fn new(gguf: &'a Gguf, progress: &'a mut dyn FnMut(u64, u64)) -> Self {
+    pub(crate) fn new(
+        gguf: &'a Gguf,
+        activations: Activations,
+        progress: &'a mut dyn FnMut(u64, u64),
+    ) -> Self {
         let total = gguf.tensors().iter().map(|tensor| tensor.byte_len).sum();
         Self {
             gguf,
+            activations,
             taken: BTreeSet::new(),
             done: 0,
             total,
@@ -128,11 +147,22 @@ impl<'a> Loader<'a> {
         let Some(tensor) = self.take(name, &[rows, columns])? else {
             return Ok(None);
         };
+        let dtype = dtype(self.gguf, tensor)?;
         let bytes = self.read(tensor)?;
-        let dtype = candle_type(self.gguf, tensor)?;
-        Ok(Some(match dtype {
-            GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16 => Matrix::Dense(to_f32(dtype, bytes, tensor)?),
-            _ => Matrix::Quantized(Arc::new(to_qtensor(dtype, &bytes, tensor)?)),
+        Ok(Some(match candle_kernel(dtype) {
+            _ if !dtype.is_packed() || self.activations == Activations::Exact => {
+                Matrix::Dense(to_f32(dtype, bytes, tensor)?)
+            }
+            Some(kernel) => Matrix::Quantized(Arc::new(ggml_file::qtensor_from_ggml(
+                kernel,
+                &bytes,
+                tensor.shape.clone(),
+                &Device::Cpu,
+            )?)),
+            None => {
+                let fused = self.activations == Activations::ReferenceFma;
+                Matrix::Ternary(Arc::new(Ternary::new(dtype, bytes, rows, columns, fused)?))
+            }
         }))
     }
 
@@ -146,15 +176,17 @@ impl<'a> Loader<'a> {
         let Some(tensor) = self.take(name, &[len])? else {
             return Ok(None);
         };
-        let bytes = self.read(tensor)?;
-        Ok(Some(to_f32(candle_type(self.gguf, tensor)?, bytes, tensor)?))
+        let dtype = dtype(self.gguf, tensor)?;
+        Ok(Some(to_f32(dtype, self.read(tensor)?, tensor)?))
     }
 
-    /// The projection `<stem>.weight` [outputs, inputs] with `<stem>.bias` [outputs] when there is one.
+    /// The projection `<stem>.weight` [outputs, inputs] with `<stem>.scale` [1] and `<stem>.bias` [outputs] when
+    /// there are such.
     pub(crate) fn linear(&mut self, stem: &str, outputs: usize, inputs: usize) -> Result<Linear, Error> {
         let weight = self.matrix(&format!("{stem}.weight"), outputs, inputs)?;
+        let scale = self.vector_opt(&format!("{stem}.scale"), 1)?;
         let bias = self.vector_opt(&format!("{stem}.bias"), outputs)?;
-        Ok(Linear { weight, bias })
+        Ok(Linear { weight, scale, bias })
     }
 
     /// Fails when the file holds tensors that nobody asked for.
@@ -174,47 +206,66 @@ impl<'a> Loader<'a> {
     }
 }
 
-/// candle's type for a tensor's, where it has kernels for it.
-pub(crate) fn candle_type(gguf: &Gguf, tensor: &TensorInfo) -> Result<GgmlDType, Error> {
-    Ok(match tensor.ggml_type.name() {
-        "F32" => GgmlDType::F32,
-        "F16" => GgmlDType::F16,
-        "BF16" => GgmlDType::BF16,
-        "Q4_0" => GgmlDType::Q4_0,
-        "Q4_1" => GgmlDType::Q4_1,
-        "Q5_0" => GgmlDType::Q5_0,
-        "Q5_1" => GgmlDType::Q5_1,
-        "Q8_0" => GgmlDType::Q8_0,
-        "Q2_K" => GgmlDType::Q2K,
-        "Q3_K" => GgmlDType::Q3K,
-        "Q4_K" => GgmlDType::Q4K,
-        "Q5_K" => GgmlDType::Q5K,
-        "Q6_K" => GgmlDType::Q6K,
-        type_name => {
-            return Err(Error::TensorType {
-                path: gguf.path().to_owned(),
-                name: tensor.name.clone(),
-                type_name,
-            });
+/// The element type of a weight.
+///
+/// # Errors
+/// [`Error::TensorType`] for those that cannot be computed with.
+pub(crate) fn dtype(gguf: &Gguf, tensor: &TensorInfo) -> Result<DType, Error> {
+    let type_name = tensor.ggml_type.name();
+    match type_name.parse() {
+        Ok(dtype @ (DType::F32 | DType::F16 | DType::BF16 | DType::TQ1_0 | DType::TQ2_0 | DType::I2_S)) => {
+            Ok(dtype)
         }
+        Ok(dtype) if candle_kernel(dtype).is_some() => Ok(dtype),
+        _ => Err(Error::TensorType {
+            path: gguf.path().to_owned(),
+            name: tensor.name.clone(),
+            type_name,
+        }),
+    }
+}
+
+/// candle's type, where it has kernels for a packed one.
+fn candle_kernel(dtype: DType) -> Option<GgmlDType> {
+    Some(match dtype {
+        DType::Q4_0 => GgmlDType::Q4_0,
+        DType::Q4_1 => GgmlDType::Q4_1,
+        DType::Q5_0 => GgmlDType::Q5_0,
+        DType::Q5_1 => GgmlDType::Q5_1,
+        DType::Q8_0 => GgmlDType::Q8_0,
+        DType::Q2_K => GgmlDType::Q2K,
+        DType::Q3_K => GgmlDType::Q3K,
+        DType::Q4_K => GgmlDType::Q4K,
+        DType::Q5_K => GgmlDType::Q5K,
+        DType::Q6_K => GgmlDType::Q6K,
+        _ => return None,
     })
 }
 
-fn to_qtensor(dtype: GgmlDType, bytes: &[u8], tensor: &TensorInfo) -> Result<QTensor, Error> {
-    Ok(ggml_file::qtensor_from_ggml(
-        dtype,
-        bytes,
-        tensor.shape.clone(),
-        &Device::Cpu,
-    )?)
-}
-
 /// A tensor's values as f32, dequantised where needed.
-pub(crate) fn to_f32(dtype: GgmlDType, bytes: Vec<u8>, tensor: &TensorInfo) -> Result<Tensor, Error> {
-    if dtype == GgmlDType::F32 {
-        let (chunks, _) = bytes.as_chunks::<4>();
-        let values: Vec<f32> = chunks.iter().map(|chunk| f32::from_le_bytes(*chunk)).collect();
-        return Ok(Tensor::from_vec(values, tensor.shape.clone(), &Device::Cpu)?);
+pub(crate) fn to_f32(dtype: DType, mut bytes: Vec<u8>, tensor: &TensorInfo) -> Result<Tensor, Error> {
+    fn each<const N: usize>(bytes: &[u8], value: fn([u8; N]) -> f32) -> Vec<f32> {
+        bytes
+            .as_chunks::<N>()
+            .0
+            .iter()
+            .map(|&chunk| value(chunk))
+            .collect()
     }
-    Ok(to_qtensor(dtype, &bytes, tensor)?.dequantize(&Device::Cpu)?)
+    let values = match dtype {
+        DType::F32 => each(&bytes, f32::from_le_bytes),
+        DType::F16 => each(&bytes, |bytes| f16::from_le_bytes(bytes).to_f32()),
+        DType::BF16 => each(&bytes, |bytes| bf16::from_le_bytes(bytes).to_f32()),
+        _ => {
+            let elements = tensor.shape.iter().product();
+            // A file may have padding behind a tensor's scale.
+            if let Some(len) = dtype.bytes(elements as u64) {
+                bytes.truncate(len as usize);
+            }
+            let mut values = vec![0.0; elements];
+            quant::dequantize(dtype, &bytes, &mut values).map_err(candle_core::Error::wrap)?;
+            values
+        }
+    };
+    Ok(Tensor::from_vec(values, tensor.shape.clone(), &Device::Cpu)?)
 }

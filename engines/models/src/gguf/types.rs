@@ -123,7 +123,19 @@ pub struct GgmlType {
     name: &'static str,
     block: u64,
     bytes: u64,
+    /// Bytes behind a tensor's last block.
+    tail: u64,
 }
+
+/// bitnet.cpp's ternary type, which upstream ggml does not have: blocks of 128 elements (row by row: bitnet.cpp counts
+/// elements alone, and its kernels need whole blocks), then 32 bytes that begin with the tensor's scale in f32.
+const I2_S: GgmlType = GgmlType {
+    id: 36,
+    name: "I2_S",
+    block: 128,
+    bytes: 32,
+    tail: 32,
+};
 
 /// (number, name, elements in a block, bytes in a block)
 const TYPES: &[(u32, &str, u64, u64)] = &[
@@ -168,16 +180,21 @@ impl GgmlType {
         name: "F32",
         block: 1,
         bytes: 4,
+        tail: 0,
     };
 
     /// The type with ggml's number `id`, when its size is known.
     pub fn from_id(id: u32) -> Option<Self> {
+        if id == I2_S.id {
+            return Some(I2_S);
+        }
         let &(id, name, block, bytes) = TYPES.iter().find(|entry| entry.0 == id)?;
         Some(Self {
             id,
             name,
             block,
             bytes,
+            tail: 0,
         })
     }
 
@@ -196,8 +213,10 @@ impl GgmlType {
         self.block
     }
 
-    /// Bytes of `elements` elements, which must be whole blocks; `None` on overflow.
+    /// Bytes of a tensor of `elements` elements, which must be whole blocks; `None` on overflow.
     pub fn byte_size(self, elements: u64) -> Option<u64> {
-        (elements / self.block).checked_mul(self.bytes)
+        (elements / self.block)
+            .checked_mul(self.bytes)?
+            .checked_add(self.tail)
     }
 }
