@@ -2,8 +2,18 @@
 //! the stage is not selected. Read from this program's own code by `objdump` (binutils).
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 
-use bitnet_trace::{Recorder, Site, Slice, Tap};
+use bitnet_trace::{AsTensor, DType, Recorder, Site, Slice, Tap, TensorError, TensorView, bytes_of, tap};
 use std::process::Command;
+
+/// A tensor that an expression gives.
+struct Scalar([f32; 1]);
+
+impl AsTensor for Scalar {
+    fn with_view(&self, f: &mut dyn FnMut(TensorView<'_>)) -> Result<(), TensorError> {
+        f(TensorView::new(DType::F32, &[1], bytes_of(&self.0)));
+        Ok(())
+    }
+}
 
 /// A step of an engine with every kind of call in it.
 ///
@@ -15,9 +25,10 @@ use std::process::Command;
 pub fn probe_with(recorder: &Recorder, site: &Site, x: &mut [f32; 64], seq: i64) -> f32 {
     recorder.begin_pass();
     recorder.tokens(0, seq, &[1i32, 2]);
+    let pass = recorder.pass(0, seq, &[1i32]);
     let (mut sum, mut layer) = (0.0, 0i32);
     for value in x.iter_mut() {
-        *value *= 0.5;
+        *value = tap!(pass, ffn_act[layer], Scalar([*value * 0.5])).0[0];
         sum += *value;
         let shape = [1, 1];
         recorder.record(
