@@ -72,6 +72,8 @@ mod rope;
 mod taps;
 #[cfg(feature = "cpu")]
 mod ternary;
+#[cfg(all(test, feature = "cpu"))]
+mod tests;
 #[cfg(feature = "cpu")]
 mod tiny;
 #[cfg(feature = "cpu")]

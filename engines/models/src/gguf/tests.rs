@@ -325,3 +325,45 @@ fn each_kind_of_damage_has_its_own_error() {
         }
     );
 }
+
+#[test]
+fn an_i2_s_tensor_is_a_quarter_of_a_byte_an_element_and_32_bytes_more() {
+    let header = |dims: &[u64], bytes: usize| {
+        let header = Bytes::header(3, 1, 0).tensor("t", dims, 36, 0);
+        let start = header.0.len().next_multiple_of(32);
+        let mut bytes = header.raw(&vec![0; bytes]);
+        bytes.0.resize(bytes.0.len().max(start), 0);
+        bytes.0.truncate(start + 96 + 31);
+        bytes
+    };
+    let whole = header(&[128, 3], 4096);
+    let truncated = whole.error();
+    assert!(
+        matches!(
+            truncated,
+            GgufError::Truncated {
+                needed: 128,
+                available: 127,
+                ..
+            }
+        ),
+        "{truncated:?}"
+    );
+    let parsed = whole.raw(&[0]).parse().unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(
+        (parsed.tensors[0].byte_len, parsed.tensors[0].ggml_type.name()),
+        (128, "I2_S")
+    );
+    let partial = header(&[192, 2], 4096).error();
+    assert!(
+        matches!(
+            partial,
+            GgufError::Block {
+                row: 192,
+                block: 128,
+                ..
+            }
+        ),
+        "{partial:?}"
+    );
+}
