@@ -3,7 +3,7 @@
 CARGO ?= cargo
 # What the demo and the tests need in release: the program, the Rust engine (with plantable faults), the C library.
 RELEASE := -p bitnet-diff -p bitnet-cli -p bitnet-trace-cpp -p xtask \
-           --features bitnet-cli/cpu,bitnet-cli/trace,bitnet-cli/faults
+           --features bitnet-cli/cpu,bitnet-cli/trace,bitnet-cli/faults,xtask/inference
 # All of the workspace, whatever is built or tested of it: cargo gives dependencies the features of what is
 # selected, and would compile candle and parquet once more for every other selection.
 ALL := --workspace --features cpu,trace,inference,candle,ndarray
@@ -14,18 +14,18 @@ help: ## list these words
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 22
 
 demo: release ## set up, record llama.cpp and the Rust engine on a real model, show where they diverge
-	@scripts/setup.sh cpp models >/dev/null
+	@scripts/setup.sh cpp bitnet models >/dev/null
 	@target/release/xtask demo
 
 test: release ## set up, then pass every check and test
-	@scripts/setup.sh cpp models python >/dev/null
+	@scripts/setup.sh cpp bitnet models python >/dev/null
 	$(MAKE) --no-print-directory lint unit e2e story readers
 
 release:
 	@scripts/setup.sh tools
 	$(CARGO) build --release $(RELEASE)
 
-setup: release ## install and build what the engines need (llama.cpp, the model, Python readers)
+setup: release ## install and build what the engines need (llama.cpp, bitnet.cpp, the model, Python readers)
 	scripts/setup.sh all
 
 install-cpp: ## install headers and libraries for C and C++, for find_package and pkg-config: PREFIX=/usr/local

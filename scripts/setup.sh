@@ -5,7 +5,7 @@ set -euo pipefail
 
 usage() {
   cat <<'TEXT'
-usage: scripts/setup.sh [tools|models|cpp|python|all|recorder]...
+usage: scripts/setup.sh [tools|models|cpp|bitnet|python|all|recorder]...
 
   tools    check the compilers; cmake and ninja into target/venv when missing
   models   SmolLM2-135M-Instruct Q4_1 -> target/demo/models/smollm2-135m-q4_1.gguf
@@ -13,6 +13,8 @@ usage: scripts/setup.sh [tools|models|cpp|python|all|recorder]...
            with BITNET_CPP_DIR=DIR the runner is built against your own llama.cpp or
            bitnet.cpp (source tree, build or install folder) under target/cpp/ instead.
            The last line, alone on stdout, is the path of the runner
+  bitnet   bitnet.cpp (pinned source) and the same programs over it -> target/demo/bitnet/bin,
+           with gguf-quantize, which writes I2_S; skipped where the processor has no AVX2
   python   duckdb, pandas, polars, pyarrow into target/venv
   all      everything above (the default)
   recorder the C and C++ recorder, installed under PREFIX (/usr/local)
@@ -41,12 +43,13 @@ STAMPS="$TARGET/stamps"
 . "$ROOT/scripts/lib-tools.sh"
 . "$ROOT/scripts/lib-models.sh"
 . "$ROOT/scripts/lib-cpp.sh"
+. "$ROOT/scripts/lib-bitnet.sh"
 
 [ $# -gt 0 ] || set -- all
 for command in "$@"; do
   case $command in
     -h | --help) usage; exit 0 ;;
-    tools | models | cpp | python | all | recorder) ;;
+    tools | models | cpp | bitnet | python | all | recorder) ;;
     *) usage >&2; die "unknown command '$command'" ;;
   esac
 done
@@ -68,8 +71,9 @@ for command in "$@"; do
     tools) setup_tools ;;
     models) setup_models ;;
     cpp) setup_tools; setup_cpp ;;
+    bitnet) setup_tools; setup_bitnet ;;
     recorder) setup_tools; install_recorder ;;
     python) setup_python ;;
-    all) setup_tools; setup_models; setup_python; setup_cpp ;;
+    all) setup_tools; setup_models; setup_python; setup_cpp; setup_bitnet ;;
   esac
 done
