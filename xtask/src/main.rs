@@ -1,4 +1,4 @@
-//! Chores that need more than one crate: cross-validation of the two engines, and the demo.
+//! Chores that need more than one crate: cross-validation of the two engines, fixtures, and the demo.
 
 mod bench;
 mod demo;
@@ -6,6 +6,8 @@ mod places;
 
 #[cfg(feature = "inference")]
 mod crossval;
+#[cfg(feature = "inference")]
+mod fixture;
 
 use clap::{Parser, Subcommand};
 use std::{
@@ -34,6 +36,10 @@ enum Command {
     /// Compare the logits of llama.cpp and of the Rust engine at every token position
     #[cfg(feature = "inference")]
     CrossvalPerToken(crossval::Args),
+    /// Write a small model for tests
+    #[cfg(feature = "inference")]
+    #[command(subcommand)]
+    Fixture(fixture::Fixture),
     /// Time the C++ engine on a real model without recording and with everything recorded (see `make bench-engines`)
     BenchEngines(bench::Args),
     /// Record both engines on a real model and show where they diverge (see `make demo`)
@@ -52,6 +58,8 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         #[cfg(feature = "inference")]
         Command::CrossvalPerToken(args) => crossval::run(&args),
+        #[cfg(feature = "inference")]
+        Command::Fixture(fixture) => fixture::run(&fixture).map(|()| EXIT_MATCH),
         Command::BenchEngines(args) => bench::run(&args).map(|()| EXIT_MATCH),
         Command::Demo(args) => demo::run(&args).map(|()| EXIT_MATCH),
     };
