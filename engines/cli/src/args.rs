@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use bitnet_models::{Activations, TinyType};
+use bitnet_models::{Activations, KvType, TinyType};
 use clap::{Parser, Subcommand};
 
 const RUN_EXAMPLES: &str = "\
@@ -68,6 +68,9 @@ pub struct RunArgs {
     /// they are loaded (4 bytes each) and compute in f32, so that what remains of a difference is not the rounding.
     #[arg(long, value_name = "HOW", default_value_t = Activations::default())]
     pub activations: Activations,
+    /// Element type of the KV cache: f32, or f16 as most C++ programs have it.
+    #[arg(long, value_name = "TYPE", default_value_t = KvType::default())]
+    pub kv_type: KvType,
     /// Most tokens to generate. The last one is not fed back: prompt + N - 1 positions are computed.
     #[arg(long, value_name = "N", default_value_t = 16)]
     pub max_tokens: usize,

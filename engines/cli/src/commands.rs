@@ -37,6 +37,7 @@ fn continue_prompt(args: RunArgs, recorder: &Recorder) -> Result<()> {
     let mut load = LoadOptions::new(&args.model, recorder.clone());
     load.tokenizer = args.tokenizer;
     load.activations = args.activations;
+    load.kv_type = args.kv_type;
     #[cfg(feature = "faults")]
     {
         load.faults = args.fault;

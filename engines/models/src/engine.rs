@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::fault::Fault;
 use crate::fault::Faults;
 use crate::gguf::Gguf;
-use crate::kv_cache::KvCache;
+use crate::kv_cache::{KvCache, KvType};
 use crate::model::Model;
 use crate::sampler::greedy;
 use crate::taps::{RunFacts, Taps};
@@ -28,6 +28,8 @@ pub struct LoadOptions {
     pub tokenizer: Option<PathBuf>,
     /// What products with quantised weights do to their activations.
     pub activations: Activations,
+    /// Element type of the KV cache.
+    pub kv_type: KvType,
     /// Where tensors are recorded; a recorder that is off records nothing and costs nothing.
     pub recorder: Recorder,
     /// Faults to plant.
@@ -42,6 +44,7 @@ impl LoadOptions {
             model: model.into(),
             tokenizer: None,
             activations: Activations::default(),
+            kv_type: KvType::default(),
             recorder,
             #[cfg(feature = "faults")]
             faults: Vec::new(),
@@ -56,6 +59,7 @@ pub struct Engine {
     /// `None` where the file gives none; token ids can still be given.
     tokenizer: Option<Arc<Tokenizer>>,
     activations: Activations,
+    kv_type: KvType,
     cache: KvCache,
     taps: Taps,
     #[cfg(feature = "faults")]
@@ -135,7 +139,7 @@ impl Engine {
             // What is wrong with it is said when a text needs it.
             None => Tokenizer::from_gguf(&gguf).unwrap_or_default(),
         };
-        let cache = KvCache::new(&model.config)?;
+        let cache = KvCache::new(&model.config, options.kv_type)?;
         let taps = Taps::new(options.recorder);
         taps.describe_model(&gguf, &model.config.arch, options.tokenizer.as_deref())?;
         Ok(Self {
@@ -143,6 +147,7 @@ impl Engine {
             model,
             tokenizer: tokenizer.map(Arc::new),
             activations: options.activations,
+            kv_type: options.kv_type,
             cache,
             taps,
             #[cfg(feature = "faults")]
@@ -325,6 +330,7 @@ impl Engine {
         self.taps.describe_run(RunFacts {
             batch: options.batch,
             activations: self.activations,
+            kv_type: self.kv_type,
             fault: self.fault_text(),
             prompt: &prompt,
             prompt_tokens: prompt_ids.len(),

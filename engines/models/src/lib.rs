@@ -84,6 +84,7 @@ pub use {
     arch::ARCHITECTURES,
     dequantize::dequantize_gguf,
     engine::{Engine, GenerateOptions, Generation, LoadOptions, Prompt, generate, threads},
+    kv_cache::KvType,
     taps::engine_info,
     tiny::{TinyArch, TinySpec, TinyType, write_tiny_model},
 };

@@ -10,6 +10,7 @@ use bitnet_trace::{Engine, LAYER_MODEL, Pass, Recorder, Tap};
 use crate::activations::Activations;
 use crate::error::Error;
 use crate::gguf::Gguf;
+use crate::kv_cache::KvType;
 
 /// This engine's name and version in a run's manifest.
 pub fn engine_info() -> Engine {
@@ -27,6 +28,7 @@ pub(crate) struct Taps {
 pub(crate) struct RunFacts<'a> {
     pub(crate) batch: usize,
     pub(crate) activations: Activations,
+    pub(crate) kv_type: KvType,
     pub(crate) fault: Option<String>,
     pub(crate) prompt: &'a str,
     pub(crate) prompt_tokens: usize,
@@ -79,7 +81,7 @@ impl Taps {
             self.recorder.set_settings(bitnet_trace::Settings {
                 threads: u32::try_from(crate::threads()).ok(),
                 batch: u32::try_from(facts.batch).ok(),
-                kv_type: Some(bitnet_trace::DType::F32.name().to_owned()),
+                kv_type: Some(facts.kv_type.to_string().to_uppercase()),
                 flash_attention: Some(false),
                 fault: facts.fault,
                 extra: [("activations".to_owned(), facts.activations.to_string())].into(),

@@ -9,7 +9,7 @@ mod trace;
 use std::path::Path;
 
 use bitnet_models::{
-    Activations, Engine, GenerateOptions, Gguf, LoadOptions, Prompt, TinyArch, TinySpec, engine_info,
+    Activations, Engine, GenerateOptions, Gguf, KvType, LoadOptions, Prompt, TinyArch, TinySpec, engine_info,
     generate, write_tiny_model,
 };
 use bitnet_trace::Recorder;
@@ -203,5 +203,51 @@ fn each_fault_shows_first_at_its_own_stage_layer_and_position() {
             .find(|(a, b)| relative_l2(&a.values, &b.values) > 1e-4);
         let first = first.map(|(a, _)| (a.seq, a.layer, a.stage.as_str()));
         assert_eq!(first, Some((6, 1, stage)), "{spec}");
+    }
+}
+
+#[test]
+fn an_f16_cache_holds_rounded_rows_and_is_multiplied_by_rounded_queries_and_probabilities() {
+    let (_dir, gguf) = tiny(TinyArch::BitnetB158);
+    let (records, manifest) = record(&gguf, |load| load.kv_type = KvType::F16);
+    assert_eq!(manifest["settings"]["kv_type"], "F16");
+    let records = by_key(&records);
+    let rounded = |x: &[f32]| -> Vec<f32> { x.iter().map(|&x| half::f16::from_f32(x).to_f32()).collect() };
+    for (&(seq, layer, stage), found) in &records {
+        let get = |seq, stage| records[&(seq, layer, stage)].values.as_slice();
+        let expected: Vec<f32> = match stage {
+            "k_cache" => rounded(get(seq, "k_rope")),
+            "v_cache" => rounded(get(seq, "v_proj")),
+            // 4 heads, of which two read the same keys
+            "attn_scores" => (0..4)
+                .flat_map(|head| (0..=seq).map(move |pos| (head, pos)))
+                .map(|(head, pos)| {
+                    let key = &get(pos, "k_cache")[head / 2 * HEAD_DIM..][..HEAD_DIM];
+                    let q = rounded(&get(seq, "q_rope")[head * HEAD_DIM..][..HEAD_DIM]);
+                    q.iter()
+                        .zip(key)
+                        .map(|(&q, &k)| f64::from(q) * f64::from(k))
+                        .sum::<f64>() as f32
+                })
+                .collect(),
+            "attn_ctx" => {
+                let probs = get(seq, "attn_probs");
+                let keys = probs.len() / 4;
+                let value = |head: usize, i: usize| {
+                    let of_key = |pos: usize| {
+                        let p = half::f16::from_f32(probs[head * keys + pos]).to_f64();
+                        p * f64::from(get(pos as i64, "v_cache")[head / 2 * HEAD_DIM + i])
+                    };
+                    (0..=seq as usize).map(of_key).sum::<f64>() as f32
+                };
+                (0..4 * HEAD_DIM)
+                    .map(|i| value(i / HEAD_DIM, i % HEAD_DIM))
+                    .collect()
+            }
+            _ => continue,
+        };
+        let error = relative_l2(&expected, &found.values);
+        assert!(error < 1e-6, "{stage} of layer {layer} at {seq}: {error}");
+        assert!(!stage.ends_with("cache") || expected == found.values);
     }
 }
