@@ -125,6 +125,16 @@ pub enum Error {
         /// ggml's name of the type.
         type_name: &'static str,
     },
+    /// Activations for a product that are not whole tokens.
+    #[error("{found} activations are not whole rows of the {columns} that {weight:?} is multiplied with")]
+    ActivationCount {
+        /// The matrix.
+        weight: String,
+        /// Its columns.
+        columns: usize,
+        /// Activations that were given.
+        found: usize,
+    },
     /// Tensors the forward pass would silently ignore.
     #[error(
         "{} has {count} tensors that architecture {arch:?} does not use, the first is {name:?}; \

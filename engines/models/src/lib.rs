@@ -67,6 +67,8 @@ mod model;
 #[cfg(feature = "cpu")]
 mod ops;
 #[cfg(feature = "cpu")]
+mod product;
+#[cfg(feature = "cpu")]
 mod rope;
 #[cfg(feature = "cpu")]
 mod taps;
@@ -85,6 +87,7 @@ pub use {
     dequantize::dequantize_gguf,
     engine::{Engine, GenerateOptions, Generation, LoadOptions, Prompt, generate, threads},
     kv_cache::KvType,
+    product::product,
     taps::engine_info,
     tiny::{TinyArch, TinySpec, TinyType, write_tiny_model},
 };

@@ -9,7 +9,8 @@ use tempfile::TempDir;
 use crate::gguf::write::{Metadata, write_gguf};
 use crate::gguf::{GgmlType, TensorInfo};
 use crate::{
-    Activations, Engine, Error, Gguf, LoadOptions, TinyArch, TinySpec, dequantize_gguf, write_tiny_model,
+    Activations, Engine, Error, Gguf, LoadOptions, TinyArch, TinySpec, dequantize_gguf, product,
+    write_tiny_model,
 };
 
 const IDS: [u32; 9] = [290, 303, 17, 301, 88, 250, 3, 260, 99];
@@ -192,5 +193,28 @@ fn a_dequantised_copy_of_a_packed_model_has_the_f32_model_s_tensors() {
                 tensor.name
             );
         }
+    }
+}
+
+#[test]
+fn a_product_by_itself_needs_a_matrix_and_whole_tokens() {
+    let models = Models::new(&spec(TinyArch::BitnetB158));
+    let gguf = Gguf::open(&models.packed(I2_S)).unwrap();
+    let x: Vec<f32> = (0..512).map(|i| (i % 7) as f32 - 3.0).collect();
+    let of = |name: &str, x: &[f32]| product(&gguf, name, Activations::Reference, x);
+    let both = of("blk.1.attn_k.weight", &x).unwrap();
+    assert_eq!(both.len(), 2 * 128);
+    assert_eq!(of("blk.1.attn_k.weight", &x[256..]).unwrap(), both[128..]);
+    for (name, x, reason) in [
+        ("blk.9.attn_k.weight", &x[..], "no tensor"),
+        ("blk.0.attn_norm.weight", &x, "has shape [256]"),
+        (
+            "blk.0.attn_k.weight",
+            &x[..300],
+            "300 activations are not whole rows of the 256",
+        ),
+    ] {
+        let error = of(name, x).unwrap_err().to_string();
+        assert!(error.contains(reason), "{error}");
     }
 }

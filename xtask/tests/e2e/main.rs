@@ -12,4 +12,5 @@ mod ggml_adapter;
 mod quant;
 mod selection;
 mod support;
+mod ternary;
 mod trouble;

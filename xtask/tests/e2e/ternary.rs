@@ -1,0 +1,148 @@
+//! BitNet in the Rust engine against bitnet.cpp.
+
+use crate::support::*;
+use bitnet_models::{Activations, Gguf, TinyArch, TinySpec, product, write_tiny_model};
+use bitnet_trace_schema::DType;
+use bitnet_trace_store::{Filter, Row, Run};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const IDS: &str = "100,200,300,40,50,60,70";
+
+fn bitnet_cpp(name: &str) -> PathBuf {
+    let path = root().join("target/demo/bitnet/bin").join(name);
+    assert!(path.is_file(), "{} is missing: run `make setup`", path.display());
+    path
+}
+
+/// What is asked of both engines. bitnet.cpp has no F32 cache where it shows its scores.
+fn prompt(command: &mut Command, model: &Path, batch: &str) {
+    command.arg("--model").arg(model).args(["--tokens", IDS]);
+    command.args(["--max-tokens", "4", "--ignore-eos", "--teacher-force", "7,8,9"]);
+    command.args(["--kv-type", "f16", "--batch", batch]);
+}
+
+fn record_both(db: &Db, model: &Path, batch: &str) {
+    let mut cpp = Command::new(bitnet_cpp("cpp-runner"));
+    prompt(&mut cpp, model, batch);
+    let mut rust = Command::new(program("bitnet-cli"));
+    rust.arg("run");
+    prompt(&mut rust, model, batch);
+    db.record("cpp", &mut cpp).record("rust", &mut rust);
+}
+
+/// The same model in F32 and as bitnet.cpp's quantiser packs it.
+fn models(dir: &Path, spec: &TinySpec) -> (PathBuf, PathBuf) {
+    let (full, packed) = (dir.join("f32.gguf"), dir.join("i2_s.gguf"));
+    write_tiny_model(&full, spec).expect("a model");
+    let done = run(Command::new(bitnet_cpp("gguf-quantize"))
+        .args([&full, &packed])
+        .arg("i2_s"));
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    (full, packed)
+}
+
+fn wrapping() -> TinySpec {
+    TinySpec {
+        wrap: true,
+        n_layer: 1,
+        n_ff: 4608,
+        ..TinySpec::bitnet(TinyArch::BitnetB158)
+    }
+}
+
+/// Token by token, for in a batch of several bitnet.cpp's matrix kernel takes the probabilities in F32 and not in F16.
+/// Of what is left, a value near the middle of two of F16's that the engines round to different ones is the largest: with
+/// other prompts it took single stages to 2e-4. None of this prompt is.
+#[test]
+#[ignore = "needs `make setup`; run `make e2e`"]
+fn every_stage_of_an_f32_bitnet_is_within_1e_4_of_bitnet_cpp_s() {
+    for arch in [TinyArch::BitnetB158, TinyArch::Bitnet] {
+        let db = Db::new();
+        let (model, _) = models(db.path(), &TinySpec::bitnet(arch));
+        record_both(&db, &model, "1");
+        assert_full_match(&db.first("cpp", "rust", &["--rel-l2", "1e-4"]));
+    }
+}
+
+/// The stages that are a product, its input and its weight.
+const PRODUCTS: [(&str, &str, &str); 7] = [
+    ("q_proj", "attn_norm", "attn_q"),
+    ("k_proj", "attn_norm", "attn_k"),
+    ("v_proj", "attn_norm", "attn_v"),
+    ("attn_out", "attn_sub_norm", "attn_output"),
+    ("ffn_gate", "ffn_norm", "ffn_gate"),
+    ("ffn_up", "ffn_norm", "ffn_up"),
+    ("ffn_down", "ffn_sub_norm", "ffn_down"),
+];
+
+/// Recomputes every product from the input that bitnet.cpp recorded. Returns how many elements there were, how many differ
+/// in a bit, and how many products have an element whose plain sum is another one.
+fn recompute(run: &Run, gguf: &Gguf, activations: Activations) -> (usize, usize, usize) {
+    let rows = run.records(&Filter::default()).expect("records");
+    let values = |row: &Row| {
+        run.tensor(row)
+            .expect("a tensor")
+            .values()
+            .expect("f32 values")
+            .to_vec()
+    };
+    let (mut elements, mut differ, mut wrapped) = (0, 0, 0);
+    for (stage, input, weight) in PRODUCTS {
+        for row in rows.iter().filter(|row| row.meta.stage == stage) {
+            let same = |other: &&Row| {
+                let key = |row: &Row| (row.meta.seq, row.meta.layer);
+                other.meta.stage == input && key(other) == key(row)
+            };
+            let x = values(rows.iter().find(same).expect("the product's input"));
+            let weight = format!("blk.{}.{weight}.weight", row.meta.layer);
+            assert_eq!(
+                gguf.tensor(&weight).expect("a weight").ggml_type.name(),
+                DType::I2_S.name()
+            );
+            let found = values(row);
+            let expected = product(gguf, &weight, activations, &x).expect("a product");
+            elements += found.len();
+            differ += found
+                .iter()
+                .zip(&expected)
+                .filter(|(a, b)| a.to_bits() != b.to_bits())
+                .count();
+            let exact = product(gguf, &weight, Activations::Exact, &x).expect("a product");
+            let size = exact.iter().fold(0.0f32, |max, x| max.max(x.abs()));
+            wrapped += usize::from(exact.iter().zip(&found).any(|(a, b)| (a - b).abs() > 0.1 * size));
+        }
+    }
+    (elements, differ, wrapped)
+}
+
+#[test]
+#[ignore = "needs `make setup`; run `make e2e`"]
+fn every_ternary_product_is_bitnet_cpp_s_to_the_bit_and_also_where_its_sums_overflow() {
+    for (spec, wraps) in [
+        (TinySpec::bitnet(TinyArch::BitnetB158), false),
+        (TinySpec::bitnet(TinyArch::Bitnet), false),
+        (wrapping(), true),
+    ] {
+        for batch in ["512", "1"] {
+            let db = Db::new();
+            let (_, model) = models(db.path(), &spec);
+            record_both(&db, &model, batch);
+            let gguf = Gguf::open(&model).expect("a model");
+            let run = Run::open(db.at("cpp")).expect("a run");
+            // which of the two it is depends on how bitnet.cpp was compiled
+            let kinds = [Activations::ReferenceFma, Activations::Reference];
+            let [fma, plain] = kinds.map(|kind| recompute(&run, &gguf, kind));
+            eprintln!("{:?} batch {batch}: fma {fma:?}, plain {plain:?}", spec.arch);
+            assert!(fma.0 > 10_000);
+            assert_eq!(
+                fma.1.min(plain.1),
+                0,
+                "elements that differ: fma {}, plain {}",
+                fma.1,
+                plain.1
+            );
+            assert_eq!(plain.2 > 0, wraps, "products that overflow: {}", plain.2);
+        }
+    }
+}
