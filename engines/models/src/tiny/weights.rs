@@ -51,7 +51,7 @@ fn tensor(name: &str, shape: &[usize], spec: &TinySpec, random: &mut SplitMix64)
     let embedding = name == "token_embd.weight";
     let values = match (shape, spec.arch.is_bitnet()) {
         (&[count], _) => norm(count, random),
-        (&[rows, columns], true) if embedding => halves(rows * columns, random),
+        (&[rows, columns], true) if embedding => bytes(rows * columns, random),
         (&[rows, columns], true) => ternary(name, rows, columns, spec.wrap, random),
         (shape, _) => uniform(shape, random),
     };
@@ -91,11 +91,15 @@ fn uniform(shape: &[usize], random: &mut SplitMix64) -> Vec<f32> {
         .collect()
 }
 
-/// Uniform in -0.5..=0.5 in steps of 1/2048, which F16 holds exactly: bitnet.cpp's quantiser keeps the embedding
-/// table in F16, and it is to be the same table.
-fn halves(count: usize, random: &mut SplitMix64) -> Vec<f32> {
+/// Whole numbers of -127..=127 by 1/256, with 127 in every block of 32: Q8_0 and F16 hold them exactly. bitnet.cpp's
+/// quantiser keeps the embedding table in one of them, and it is to be the same table.
+fn bytes(count: usize, random: &mut SplitMix64) -> Vec<f32> {
+    let code = |index: usize, uniform: f32| match index % 32 {
+        0 => 127f32.copysign(uniform),
+        _ => (uniform * 127.0).round() + 0.0, // no negative zero
+    };
     (0..count)
-        .map(|_| (random.uniform() * 1024.0).round() / 2048.0)
+        .map(|index| code(index, random.uniform()) / 256.0)
         .collect()
 }
 
