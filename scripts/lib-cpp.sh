@@ -82,22 +82,24 @@ fetch_llama() {
   stamp_set llama-source "$key"
 }
 
-# configure_and_build NAME SOURCE BUILD: library target `llama`.
+# configure_and_build NAME SOURCE BUILD [OPTION...]: library target `llama`.
 configure_and_build() {
   local name=$1 source=$2 build=$3
-  run_logged "$name-configure" cmake -G Ninja -S "$source" -B "$build" "${LLAMA_OPTIONS[@]}" "$(processor_options)" ||
+  shift 3
+  run_logged "$name-configure" cmake -G Ninja -S "$source" -B "$build" "${LLAMA_OPTIONS[@]}" "$(processor_options)" "$@" ||
     die "cmake could not configure $source"
   run_ninja "$name-build" cmake --build "$build" --target llama --parallel "$(jobs_count)" ||
     die "could not build $source"
 }
 
-# build_pinned NAME TITLE VERSION SECONDS LIB: the pinned source that fetch_NAME puts into src/TITLE, built in
-# about SECONDS on 2 cores, and its libraries in LIB.
+# build_pinned NAME TITLE VERSION SECONDS LIB [OPTION...]: the pinned source that fetch_NAME puts into src/TITLE,
+# built in about SECONDS on 2 cores, and its libraries in LIB.
 build_pinned() {
   local name=$1 title=$2 version=$3 seconds=$4 lib=$5 key build
+  shift 5
   build="$DEMO/build/$title"
   "fetch_$name"
-  key="$(cat "$STAMPS/$name-source") ${LLAMA_OPTIONS[*]} $(processor_options) $("${CXX:-c++}" --version | head -n 1) $ROOT"
+  key="$(cat "$STAMPS/$name-source") ${LLAMA_OPTIONS[*]} $(processor_options)${*:+ $*} $("${CXX:-c++}" --version | head -n 1) $ROOT"
   if stamp_ok "$name-build" "$key" && [ -e "$lib/libllama.so" ]; then
     idle "    engine: $title $version (already built)"
     return
@@ -109,7 +111,7 @@ build_pinned() {
     stamp_set "$name-build-begun" "$key"
   fi
   stamp_clear "$name-build"
-  configure_and_build "$name" "$DEMO/src/$title" "$build"
+  configure_and_build "$name" "$DEMO/src/$title" "$build" "$@"
   rm -rf "$lib" "$lib.part"
   mkdir -p "$lib.part"
   find "$build" -name 'lib*.so*' -exec cp -P {} "$lib.part/" \;
