@@ -1,10 +1,11 @@
-//! The built programs on real engines: llama.cpp against the Rust engine.
+//! The built programs on real engines: llama.cpp and bitnet.cpp against the Rust engine.
 //!
 //! `make e2e` runs them after `make setup` has built the programs in release and fetched llama.cpp and the model;
 //! that is why `cargo test` alone leaves them out.
 #![cfg(feature = "inference")]
 
 mod bad_input;
+mod bitnet;
 mod control;
 mod crossval;
 mod faults;

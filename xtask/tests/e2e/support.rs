@@ -29,14 +29,26 @@ pub fn root() -> PathBuf {
 
 /// A program that `make setup` builds.
 pub fn program(name: &str) -> PathBuf {
-    let dir = if name == "cpp-runner" || name == "one-line-host" {
-        "target/demo/bin"
-    } else {
-        "target/release"
+    let dir = match name {
+        "cpp-runner" | "one-line-host" => "target/demo/bin",
+        "bitnet/bin/cpp-runner" | "bitnet/bin/one-line-host" | "bitnet/bin/gguf-quantize" => "target/demo",
+        _ => "target/release",
     };
     let path = root().join(dir).join(name);
     assert!(path.is_file(), "{} is missing: run `make setup`", path.display());
     path
+}
+
+/// bitnet.cpp computes ternary products with AVX2 only, so the set-up leaves it out elsewhere.
+pub fn has_bitnet_cpp() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    let runs = std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma");
+    #[cfg(not(target_arch = "x86_64"))]
+    let runs = false;
+    if !runs {
+        eprintln!("skipped: this processor has no AVX2");
+    }
+    runs
 }
 
 /// SmolLM2-135M-Instruct with Q4_1 weights.
