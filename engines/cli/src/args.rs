@@ -64,7 +64,7 @@ pub struct RunArgs {
     /// What products with quantised weights do to their activations.
     ///
     /// reference: round them to 8 bits as llama.cpp and bitnet.cpp do (to the bit for I2_S, TQ1_0 and TQ2_0);
-    /// reference-fma: the same as built by a compiler that fuses multiply and add; exact: dequantise the weights when
+    /// reference-fma: the same as gcc compiles it, which fuses multiply and add; exact: dequantise the weights when
     /// they are loaded (4 bytes each) and compute in f32, so that what remains of a difference is not the rounding.
     #[arg(long, value_name = "HOW", default_value_t = Activations::default())]
     pub activations: Activations,

@@ -6,13 +6,13 @@ use std::str::FromStr;
 /// The arithmetic of a product with a quantised weight. Products with F32, F16 and BF16 weights are in f32 in any case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Activations {
-    /// As the reference engine: the activations are rounded to 8 bits. For `I2_S` every bit is bitnet.cpp's (on
-    /// x86-64), its overflow of 16-bit sums included; for other types the rounding is ggml's and sums may differ in
-    /// the last bits.
+    /// As the reference engine: the activations are rounded to 8 bits. For `I2_S`, `TQ1_0` and `TQ2_0` every bit is
+    /// bitnet.cpp's (on x86-64), its overflow of 16-bit sums included; for other types the rounding is ggml's and sums
+    /// may differ in the last bits.
     #[default]
     Reference,
-    /// The same where the reference's compiler fuses the rounding's product and sum (gcc with `-march=native` on a machine
-    /// with FMA). Of no consequence but for `I2_S`.
+    /// The same where the reference's compiler fuses products and sums in f32 (gcc does with `-mfma` or `-march=native`, as in
+    /// this project's own builds of them; clang does not). Of no consequence but for the ternary types.
     ReferenceFma,
     /// In f32: weights are dequantised when they are loaded (4 bytes an element), activations are not rounded.
     Exact,

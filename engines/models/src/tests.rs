@@ -1,4 +1,5 @@
 //! The engine on models of ternary types, which are the tiny BitNet's own numbers packed.
+#![allow(clippy::unwrap_used)] // a failed test is a panic
 
 use std::path::{Path, PathBuf};
 

@@ -17,13 +17,13 @@ fn bitnet_cpp(model: &Path, batch: &str) -> Command {
     command
 }
 
-/// A model as bitnet.cpp's quantiser packs it.
-fn packed(dir: &Path, spec: &TinySpec) -> PathBuf {
-    let (full, packed) = (dir.join("f32.gguf"), dir.join("i2_s.gguf"));
+/// A model as bitnet.cpp's quantiser packs it into `dtype`.
+fn packed(dir: &Path, spec: &TinySpec, dtype: DType) -> PathBuf {
+    let (full, packed) = (dir.join("f32.gguf"), dir.join("packed.gguf"));
     write_tiny_model(&full, spec).expect("a model");
     let done = run(Command::new(program("bitnet/bin/gguf-quantize"))
         .args([&full, &packed])
-        .arg("i2_s"));
+        .arg(dtype.name().to_lowercase()));
     assert_eq!(done.code, 0, "{}", done.stderr);
     packed
 }
@@ -50,7 +50,7 @@ const PRODUCTS: [(&str, &str, &str); 7] = [
 
 /// Recomputes every product from the input that bitnet.cpp recorded. Returns how many elements there were, how many differ
 /// in a bit, and how many products have an element whose plain sum is another one.
-fn recompute(run: &Run, gguf: &Gguf, activations: Activations) -> (usize, usize, usize) {
+fn recompute(run: &Run, gguf: &Gguf, dtype: DType, activations: Activations) -> (usize, usize, usize) {
     let rows = run.records(&Filter::default()).expect("records");
     let values = |row: &Row| {
         run.tensor(row)
@@ -70,7 +70,7 @@ fn recompute(run: &Run, gguf: &Gguf, activations: Activations) -> (usize, usize,
             let weight = format!("blk.{}.{weight}.weight", row.meta.layer);
             assert_eq!(
                 gguf.tensor(&weight).expect("a weight").ggml_type.name(),
-                DType::I2_S.name()
+                dtype.name()
             );
             let found = values(row);
             let expected = product(gguf, &weight, activations, &x).expect("a product");
@@ -94,26 +94,32 @@ fn every_ternary_product_is_bitnet_cpp_s_to_the_bit_and_also_where_its_sums_over
     if !has_bitnet_cpp() {
         return;
     }
-    for (spec, wraps) in [
-        (TinySpec::bitnet(TinyArch::BitnetB158), false),
-        (TinySpec::bitnet(TinyArch::Bitnet), false),
-        (wrapping(), true),
+    let wide = TinySpec {
+        n_embd: 256, // a block of the TQ types
+        n_ff: 512,
+        ..TinySpec::bitnet(TinyArch::Bitnet)
+    };
+    for (spec, dtype, wraps) in [
+        (TinySpec::bitnet(TinyArch::BitnetB158), DType::I2_S, false),
+        (TinySpec::bitnet(TinyArch::Bitnet), DType::I2_S, false),
+        (wrapping(), DType::I2_S, true),
+        (wide, DType::TQ1_0, false),
+        (wide, DType::TQ2_0, false),
     ] {
         for batch in ["512", "1"] {
             let db = Db::new();
-            let model = packed(db.path(), &spec);
+            let model = packed(db.path(), &spec, dtype);
             db.record("cpp", &mut bitnet_cpp(&model, batch));
             let gguf = Gguf::open(&model).expect("a model");
             let run = Run::open(db.at("cpp")).expect("a run");
             // which of the two it is depends on how bitnet.cpp was compiled
             let kinds = [Activations::ReferenceFma, Activations::Reference];
-            let [fma, plain] = kinds.map(|kind| recompute(&run, &gguf, kind));
-            eprintln!("{:?} batch {batch}: fma {fma:?}, plain {plain:?}", spec.arch);
+            let [fma, plain] = kinds.map(|kind| recompute(&run, &gguf, dtype, kind));
             assert!(fma.0 > 10_000);
             assert_eq!(
                 fma.1.min(plain.1),
                 0,
-                "elements that differ: fma {}, plain {}",
+                "{dtype}, batch {batch}: elements that differ: fma {}, plain {}",
                 fma.1,
                 plain.1
             );

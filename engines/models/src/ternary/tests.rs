@@ -1,3 +1,5 @@
+#![allow(clippy::unwrap_used)] // a failed test is a panic
+
 use proptest::prelude::*;
 
 use super::*;
