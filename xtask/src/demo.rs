@@ -1,4 +1,5 @@
-//! The demo: one prompt through llama.cpp and the Rust engine, and three questions about it.
+//! The demo: one prompt through llama.cpp and the Rust engine, a BitNet through bitnet.cpp and the Rust engine, and
+//! questions about them.
 
 use crate::{places, print};
 use anyhow::{Context, Result, bail, ensure};
@@ -28,10 +29,11 @@ struct Demo<'a> {
     args: &'a Args,
     bin: PathBuf,
     runner: PathBuf,
+    bitnet: PathBuf,
     traces: PathBuf,
 }
 
-/// Records the five runs and tells the story.
+/// Records the runs and tells the story.
 ///
 /// # Errors
 /// Where something of the set-up is missing, a program fails, or the story is not the expected one.
@@ -45,6 +47,7 @@ pub fn run(args: &Args) -> Result<()> {
             .context("the program has no directory")?
             .to_owned(),
         runner: root.join("target/demo/bin/cpp-runner"),
+        bitnet: root.join("target/demo/bitnet/bin/cpp-runner"),
         traces: PathBuf::from("target/demo/traces"),
     };
     std::env::set_current_dir(&root)?;
@@ -78,12 +81,15 @@ pub fn run(args: &Args) -> Result<()> {
         "Recording the prompt {:?} through both engines",
         args.prompt
     ))?;
+    let fault = ["--fault", &args.fault];
+    let runner = &demo.runner;
     demo.record_pair(
+        runner,
         "cpp-f32",
-        &[("rust-f32", None), ("rust-fault", Some(&args.fault))],
+        &[("rust-f32", &[]), ("rust-fault", &fault)],
         &f32,
     )?;
-    demo.record_pair("cpp", &[("rust", None)], &q4)?;
+    demo.record_pair(runner, "cpp", &[("rust", &[])], &q4)?;
     demo.show(&["runs"], &[], 0)?;
 
     say("1. The control: F32 weights, F32 KV cache. Do the engines match, stage by stage?")?;
@@ -106,6 +112,8 @@ pub fn run(args: &Args) -> Result<()> {
         0,
     )?;
 
+    demo.bitnet(&models)?;
+
     say(&format!(
         "Done in {:.0} s. The traces are in {}:",
         began.elapsed().as_secs_f64(),
@@ -119,8 +127,36 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 impl Demo<'_> {
-    /// Records llama.cpp, then the Rust engine on the ids that llama.cpp generated.
-    fn record_pair(&self, cpp: &str, rust: &[(&str, Option<&String>)], model: &Path) -> Result<()> {
+    /// A small BitNet in its 2-bit type, in the reference's arithmetic and without its rounding.
+    fn bitnet(&self, models: &Path) -> Result<()> {
+        if !self.bitnet.is_file() {
+            return say("4. BitNet is left out: bitnet.cpp needs a processor with AVX2");
+        }
+        let model = models.join("bitnet-i2_s.gguf");
+        let mut fixture = Command::new(std::env::current_exe()?);
+        fixture
+            .args(["fixture", "bitnet", "--type", "i2_s", "-o"])
+            .arg(&model);
+        self.must(&mut fixture, &[0])?;
+        say(
+            "4. A BitNet in I2_S: bitnet.cpp against the Rust engine, in its arithmetic and with exact activations",
+        )?;
+        let arithmetic = |how| ["--activations", how];
+        self.record_pair(
+            &self.bitnet,
+            "bitnet-cpp",
+            &[
+                ("bitnet-rust", &arithmetic("reference-fma")),
+                ("bitnet-exact", &arithmetic("exact")),
+            ],
+            &model,
+        )?;
+        self.show(&["compare"], &["bitnet-cpp", "bitnet-rust"], 0)?;
+        self.show(&["first"], &["bitnet-cpp", "bitnet-exact"], 1)
+    }
+
+    /// Records a C++ engine, then the Rust engine, with more arguments, on the ids that the first one generated.
+    fn record_pair(&self, runner: &Path, cpp: &str, rust: &[(&str, &[&str])], model: &Path) -> Result<()> {
         let tokens = self.args.max_tokens.to_string();
         let common = [
             "--prompt",
@@ -129,20 +165,18 @@ impl Demo<'_> {
             &tokens,
             "--ignore-eos",
         ];
-        let mut runner = Command::new(&self.runner);
+        let mut runner = Command::new(runner);
         self.record(cpp, runner.arg("--model").arg(model).args(common))?;
         let ids = generated_ids(&self.traces, cpp)?;
-        for (name, fault) in rust {
+        for (name, more) in rust {
             let mut engine = Command::new(self.bin.join("bitnet-cli"));
             engine
                 .arg("run")
                 .arg("--model")
                 .arg(model)
                 .args(common)
-                .args(["--teacher-force", &ids]);
-            if let Some(fault) = fault {
-                engine.args(["--fault", fault]);
-            }
+                .args(["--teacher-force", &ids])
+                .args(*more);
             self.record(name, &engine)?;
         }
         Ok(())
