@@ -14,6 +14,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "bitnet-cli",
         &["bitnet-models", "bitnet-trace", "bitnet-trace-schema"],
     ),
+    ("llama-gguf-recorder", &["bitnet-trace"]),
     (
         "xtask",
         &[

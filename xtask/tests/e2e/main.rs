@@ -14,4 +14,5 @@ mod quant;
 mod selection;
 mod support;
 mod ternary;
+mod third_party;
 mod trouble;
