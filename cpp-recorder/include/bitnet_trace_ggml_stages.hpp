@@ -30,7 +30,7 @@ struct Alias {
 };
 
 /* A product whose weights have a scale of their own bears its name on the MUL
- * that applies it. */
+ * that applies it, and attn_o_out with a bias on the ADD. */
 inline constexpr Alias aliases[] = {
     {"embeddings", "embd", "GET_ROWS", Scope::model, Layout::rows},
     {"embeddings", "inp_embd", "GET_ROWS", Scope::model, Layout::rows},
@@ -56,6 +56,7 @@ inline constexpr Alias aliases[] = {
     {"attn_out", "attn_out", "MUL", Scope::layer, Layout::rows},
     {"attn_out", "attn_o_out", "MUL_MAT", Scope::layer, Layout::rows},
     {"attn_out", "attn_o_out", "MUL", Scope::layer, Layout::rows},
+    {"attn_out", "attn_o_out", "ADD", Scope::layer, Layout::rows},
     {"attn_out", "kqv_out", "MUL_MAT", Scope::layer, Layout::rows},
     {"attn_residual", "ffn_inp", "ADD", Scope::layer, Layout::rows},
     {"ffn_norm", "ffn_norm", "MUL", Scope::layer, Layout::rows},
