@@ -13,7 +13,7 @@ ALL := --workspace --features cpu,trace,inference,candle,ndarray
 help: ## list these words
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 22
 
-demo: release ## set up, record llama.cpp and the Rust engine on a real model, show where they diverge
+demo: release ## set up, record llama.cpp, bitnet.cpp and the Rust engine, show where they diverge
 	@scripts/setup.sh cpp bitnet models >/dev/null
 	@target/release/xtask demo
 
@@ -41,10 +41,10 @@ unit: ## the tests of every crate, with and without the features that change the
 	$(CARGO) test $(ALL) --test generate --test recording
 	$(CARGO) test -p bitnet-trace --no-default-features
 
-e2e: ## the built programs on real engines: llama.cpp against the Rust engine (after `make setup`)
+e2e: ## the built programs on real engines: llama.cpp and bitnet.cpp against the Rust engine (after `make setup`)
 	$(CARGO) test $(ALL),faults --test e2e -- --ignored
 
-story: ## the demo's three steps, without set-up: each must end as told (after `make setup`)
+story: ## the demo's four steps, without set-up: each must end as told (after `make setup`)
 	target/release/xtask demo
 
 readers: ## DuckDB, pandas and Polars read the demo's parts (after `make story`)
