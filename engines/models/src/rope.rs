@@ -65,6 +65,7 @@ impl Rope {
 /// The rotation of a run of positions.
 pub(crate) struct Rotation {
     rope: Rope,
+    #[cfg_attr(not(feature = "faults"), allow(dead_code))]
     first_pos: usize,
     tokens: usize,
     /// [tokens, pairs]
