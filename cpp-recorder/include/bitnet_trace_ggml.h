@@ -36,7 +36,7 @@
 #include "bitnet_trace_ggml_off.hpp"
 #else
 
-#include "bitnet_trace_ggml_pass.hpp"
+#include "bitnet_trace_ggml_host.hpp"
 
 /* The engine's name and version in the manifest of a host that makes no recorder itself. */
 #ifndef BNT_GGML_ENGINE
@@ -52,8 +52,14 @@ inline bool bnt_ggml_cb_eval(struct ggml_tensor *t, bool ask, void *user_data);
 struct bnt_ggml_observer {
     /* Where to record; null means off. */
     bnt_recorder *recorder = nullptr;
-    /* What is known of the forward call. Its `requests` may be set before each call. */
-    bnt_ggml::Pass pass;
+    /* The request of each token of the next forward call, for a host that knows better than the graph tells. */
+    const std::int32_t *requests = nullptr;
+    std::size_t n_requests = 0;
+
+    bnt_ggml_observer() = default;
+    bnt_ggml_observer(const bnt_ggml_observer &) = delete;
+    bnt_ggml_observer &operator=(const bnt_ggml_observer &) = delete;
+    ~bnt_ggml_observer() { bnt_ggml_unfollow(follower); }
 
     /* Makes the context that `params` (llama_context_params) are for an observed one, unless the recorder is
      * null. `own` is the host's own callback: it is called as ggml would call it, and its answer is passed on. */
@@ -67,8 +73,22 @@ struct bnt_ggml_observer {
 
 private:
     friend bool bnt_ggml_cb_eval(struct ggml_tensor *, bool, void *);
+
+    bool wants(const ggml_tensor *t) {
+        if (followed != recorder) {
+            bnt_ggml_unfollow(follower);
+            const bnt_ggml_host host = bnt_ggml::host();
+            follower = bnt_ggml_follow(recorder, &host);
+            followed = recorder;
+        }
+        if (requests) bnt_ggml_requests(follower, requests, n_requests);
+        return bnt_ggml_ask(follower, t) != 0;
+    }
+
     ggml_backend_sched_eval_callback chain = nullptr;
     void *chain_user_data = nullptr;
+    bnt_ggml_follower *follower = nullptr;
+    bnt_recorder *followed = nullptr;
     /* Who asked for the node that is being computed. */
     bool wanted = false;
     bool chain_wanted = false;
@@ -89,20 +109,12 @@ inline bnt_ggml_observer &bnt_ggml_default_observer() {
 /* A ggml_backend_sched_eval_callback; `user_data` is null or a bnt_ggml_observer. */
 inline bool bnt_ggml_cb_eval(struct ggml_tensor *t, bool ask, void *user_data) {
     bnt_ggml_observer &observer = user_data ? *static_cast<bnt_ggml_observer *>(user_data) : bnt_ggml_default_observer();
-    // The host's callback is called outside of the try blocks: what it throws is the host's.
     if (ask) {
-        observer.wanted = observer.chain_wanted = false;
-        if (observer.chain) observer.chain_wanted = observer.chain(t, true, observer.chain_user_data);
+        observer.chain_wanted = observer.chain && observer.chain(t, true, observer.chain_user_data);
+        observer.wanted = observer.wants(t);
+        return observer.wanted || observer.chain_wanted;
     }
-    try {
-        // A recorder that gave up leaves the graph alone.
-        if (ask && t && bnt_is_on(observer.recorder)) observer.wanted = observer.pass.ask(observer.recorder, t);
-        if (!ask && t && observer.wanted) observer.pass.data(observer.recorder, t);
-    } catch (...) {
-        // Out of memory, most likely: this tensor is lost, the host goes on.
-        bnt_drop(observer.recorder, "", -1, "exception in the observer");
-    }
-    if (ask) return observer.wanted || observer.chain_wanted;
+    if (observer.wanted) bnt_ggml_data(observer.follower, t);
     // False would end the graph's computation.
     return !observer.chain || !observer.chain_wanted || observer.chain(t, false, observer.chain_user_data);
 }

@@ -16,10 +16,8 @@ inline constexpr ggml_backend_sched_eval_callback bnt_ggml_cb_eval = nullptr;
 
 struct bnt_ggml_observer {
     bnt_recorder *recorder = nullptr;
-    struct {
-        const std::int32_t *requests = nullptr;
-        std::size_t n_requests = 0;
-    } pass;
+    const std::int32_t *requests = nullptr;
+    std::size_t n_requests = 0;
 
     template <class Params>
     void install(Params &params, ggml_backend_sched_eval_callback own = nullptr, void *own_user_data = nullptr) {

@@ -8,6 +8,7 @@
 #![allow(non_camel_case_types)]
 
 mod abi;
+mod ggml;
 mod reserve;
 mod settings;
 mod site;

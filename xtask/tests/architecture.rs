@@ -6,7 +6,11 @@ use std::{collections::BTreeSet, path::Path, process::Command};
 const ARROWS: &[(&str, &[&str])] = &[
     ("bitnet-trace-schema", &[]),
     ("bitnet-trace", &["bitnet-trace-schema"]),
-    ("bitnet-trace-cpp", &["bitnet-trace", "bitnet-trace-schema"]),
+    ("bitnet-trace-ggml", &["bitnet-trace", "bitnet-trace-schema"]),
+    (
+        "bitnet-trace-cpp",
+        &["bitnet-trace", "bitnet-trace-ggml", "bitnet-trace-schema"],
+    ),
     ("bitnet-trace-store", &["bitnet-trace-schema"]),
     ("bitnet-diff", &["bitnet-trace-schema", "bitnet-trace-store"]),
     ("bitnet-models", &["bitnet-trace", "bitnet-trace-schema"]),
