@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 # What the demo and the tests need in release: the program, the Rust engine (with plantable faults), the C library.
-RELEASE := -p bitnet-diff -p bitnet-cli -p bitnet-trace-cpp -p llama-gguf-recorder -p xtask \
+RELEASE := -p bitnet-diff -p bitnet-cli -p bitnet-trace-cpp -p bitnet-trace-preload -p llama-gguf-recorder -p xtask \
            --features bitnet-cli/cpu,bitnet-cli/trace,bitnet-cli/faults,xtask/inference
 # All of the workspace, whatever is built or tested of it: cargo gives dependencies the features of what is
 # selected, and would compile candle and parquet once more for every other selection.

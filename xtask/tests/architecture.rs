@@ -11,6 +11,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "bitnet-trace-cpp",
         &["bitnet-trace", "bitnet-trace-ggml", "bitnet-trace-schema"],
     ),
+    ("bitnet-trace-preload", &["bitnet-trace", "bitnet-trace-ggml"]),
     ("bitnet-trace-store", &["bitnet-trace-schema"]),
     ("bitnet-diff", &["bitnet-trace-schema", "bitnet-trace-store"]),
     ("bitnet-models", &["bitnet-trace", "bitnet-trace-schema"]),
