@@ -54,6 +54,7 @@ mod notes;
 pub mod num;
 pub mod origin;
 pub mod plan;
+pub mod preload;
 pub mod query;
 pub mod recording;
 pub mod records;

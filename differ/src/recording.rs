@@ -34,6 +34,9 @@ pub struct RecordedRun {
     /// Number of different stages.
     #[serde(rename = "stages", serialize_with = "count")]
     pub stages: BTreeSet<String>,
+    /// With how many threads it computed, where that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub threads: Option<u32>,
     /// First and last layer; none without records.
     #[serde(skip)]
     pub layers: Option<(i64, i64)>,
@@ -60,11 +63,13 @@ impl RecordedRun {
                 run: RunLine::of(summary),
                 tokens: 0,
                 stages: BTreeSet::new(),
+                threads: None,
                 layers: None,
                 seqs: None,
             };
             if summary.error.is_none() {
                 let run = database.run(&summary.name)?;
+                recorded.threads = run.manifest().settings.threads;
                 let ids = run.manifest().sequences.iter().flat_map(|s| &s.ids);
                 recorded.tokens = ids.filter(|id| id.is_some()).count() as u64;
                 for row in run.records(&Filter::default())? {

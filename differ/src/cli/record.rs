@@ -4,7 +4,8 @@ use super::{
 };
 use bitnet_diff::{
     compare::Status,
-    exit,
+    doctor::find_program,
+    exit, preload,
     recording::{RecordReport, RecordedRun},
     render,
     report::ErrorView,
@@ -28,12 +29,14 @@ const DEFAULT_DATABASE: &str = "traces";
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     bitnet-diff record --into traces --name cpp -- ./cpp-runner --model m.gguf --prompt hi --max-tokens 4\n  \
+    bitnet-diff record -- ./llama-cli -m m.gguf -p hi\n  \
     bitnet-diff record -- cargo run -p bitnet-cli --features cpu,trace -- run --model m.gguf --prompt hi\n  \
     bitnet-diff record --select 'seq=0-2,layer=6,stage=attn_*;layer=-1' -- ./cpp-runner --model m.gguf --prompt hi\n\n\
     A selection is made of alternatives (;) of terms that must all hold (,). A term is seq, layer, stage or \
     request, = or != (none of), and values (|): 3, 0-5, 4- (and above), -1; attn_*, ?_proj.\n\n\
-    Sets BITNET_TRACE_DIR, BITNET_TRACE_RUN and BITNET_TRACE_SELECT; the program must use the recorder. Its own output stays on \
-    stdout, the report goes to stderr; with --format json it is the other way round.\n\
+    Sets BITNET_TRACE_DIR, BITNET_TRACE_RUN and BITNET_TRACE_SELECT for a program that uses the recorder, and LD_PRELOAD for \
+    one that does not but computes with ggml's shared libraries (llama.cpp, bitnet.cpp). Its own output stays on stdout, the \
+    report goes to stderr; with --format json it is the other way round.\n\
     Exit codes: 0 recorded, 2 nothing or not all was recorded, or the program failed.")]
 pub struct Args {
     /// The database [default: $BITNET_TRACE_DIR, else ./traces]
@@ -45,6 +48,13 @@ pub struct Args {
     /// Which records are kept, such as 'seq=0-2,layer=6,stage=attn_*' [default: $BITNET_TRACE_SELECT, else all]
     #[arg(long, value_name = "EXPR")]
     select: Option<String>,
+    /// Leave programs alone that do not use the recorder themselves
+    #[arg(long)]
+    no_preload: bool,
+    /// Let an unmodified program compute with N threads while it is recorded, whatever it asks for: 1 is fastest, as each
+    /// recorded node is computed on its own [default: $BITNET_TRACE_THREADS, else what the program asks for]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024), conflicts_with = "no_preload")]
+    threads_hint: Option<u16>,
     /// How to print the report
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,
@@ -61,9 +71,19 @@ pub fn run(args: Args) -> Result<Output, Failure> {
     let into = std::path::absolute(&into).unwrap_or(into);
     writable(&into)?;
     let before = run_names(&into);
-    let status = launch(&args, &into)?;
+    let library = if args.no_preload {
+        Err("--no-preload leaves programs alone that do not use the recorder".to_owned())
+    } else {
+        preload::find()
+    };
+    let status = launch(&args, &into, library.as_deref().ok())?;
     let runs = RecordedRun::all(&into, &|name| !before.contains(name))?;
-    let error = problem(status, &runs, &args.command[0]);
+    let error = problem(
+        status,
+        &runs,
+        &args.command[0],
+        library.as_deref().map_err(String::as_str),
+    );
     let report = RecordReport {
         status: if error.is_some() {
             Status::Error
@@ -142,7 +162,7 @@ fn run_names(dir: &Path) -> BTreeSet<OsString> {
     entries.map(|e| e.file_name()).collect()
 }
 
-fn launch(args: &Args, into: &Path) -> Result<ExitStatus, Failure> {
+fn launch(args: &Args, into: &Path, library: Option<&Path>) -> Result<ExitStatus, Failure> {
     let command = &args.command;
     let mut child = Command::new(&command[0]);
     child.args(&command[1..]).env("BITNET_TRACE_DIR", into);
@@ -151,6 +171,12 @@ fn launch(args: &Args, into: &Path) -> Result<ExitStatus, Failure> {
     }
     if let Some(select) = &args.select {
         child.env(SELECT, select);
+    }
+    if let Some(library) = library {
+        child.env(preload::LD_PRELOAD, preload::with_own(library));
+    }
+    if let Some(threads) = args.threads_hint {
+        child.env(preload::THREADS, threads.to_string());
     }
     if args.format == Format::Json {
         child.stdout(Stdio::from(std::io::stderr()));
@@ -165,8 +191,13 @@ fn launch(args: &Args, into: &Path) -> Result<ExitStatus, Failure> {
     })
 }
 
-fn problem(status: ExitStatus, runs: &[RecordedRun], program: &OsString) -> Option<ErrorView> {
-    let program = program.to_string_lossy();
+fn problem(
+    status: ExitStatus,
+    runs: &[RecordedRun],
+    command: &OsString,
+    library: Result<&Path, &str>,
+) -> Option<ErrorView> {
+    let program = command.to_string_lossy();
     if !status.success() {
         // Prints as "exit status: 3" or "signal: 9 (SIGKILL)".
         let message = format!("{program} failed: {status}");
@@ -186,8 +217,20 @@ fn problem(status: ExitStatus, runs: &[RecordedRun], program: &OsString) -> Opti
                 message,
             });
         }
+        let why = match library {
+            Err(why) => why.to_owned(),
+            Ok(_) => find_program(command)
+                .and_then(|path| preload::out_of_reach(&path))
+                .unwrap_or_else(|| {
+                    "neither it nor what it started computed with ggml in a shared library (or stderr says above why that one \
+                     is not known)"
+                        .to_owned()
+                }),
+        };
         let message = format!(
-            "{program} recorded nothing: was it built with the recorder (feature `trace`), and does it read BITNET_TRACE_DIR?"
+            "{program} recorded nothing: it does not use the recorder itself (in Rust: the feature `trace`), and from outside, \
+             {why}. What is recorded anyhow is a ggml program with one more line, {}",
+            preload::ONE_LINE
         );
         return Some(ErrorView {
             kind: "nothing_recorded",

@@ -3,7 +3,7 @@ use bitnet_trace_schema::{run_dir, selection::Selection};
 use std::ffi::OsString;
 
 /// The recorder's variables.
-pub const VARIABLES: [&str; 7] = [
+pub const VARIABLES: [&str; 9] = [
     "BITNET_TRACE_DIR",
     "BITNET_TRACE_RUN",
     "BITNET_TRACE_SELECT",
@@ -11,6 +11,8 @@ pub const VARIABLES: [&str; 7] = [
     "BITNET_TRACE_PRESET",
     "BITNET_TRACE_QUEUE_BYTES",
     "BITNET_TRACE_DEQUANTIZE",
+    "BITNET_TRACE_PRELOAD",
+    "BITNET_TRACE_THREADS",
 ];
 
 /// The beginning that they share.
@@ -69,6 +71,11 @@ fn wrong(name: &str, value: &str) -> Option<String> {
             (!is_number).then(|| "not a number of bytes".into())
         }
         "BITNET_TRACE_DEQUANTIZE" => one_of(&["0", "1"]),
+        "BITNET_TRACE_PRELOAD" => (!std::path::Path::new(value).is_file()).then(|| "no such file".into()),
+        "BITNET_TRACE_THREADS" => {
+            let is_number = value.parse::<u32>().is_ok_and(|n| n > 0);
+            (!is_number).then(|| "not a number of threads".into())
+        }
         _ => None,
     }
 }

@@ -114,7 +114,8 @@ fn never_started(name: &str, file: &Check, ran: &Ran) -> String {
     } else if !ran.status.success() {
         "it may have ended before it made a recorder"
     } else if file.status == Health::Note {
-        "its file does not hold the recorder (in Rust: build it with the feature `trace`; in C++: link libbitnet_trace)"
+        "its file does not hold the recorder (in Rust: build it with the feature `trace`; in C++: link libbitnet_trace), and \
+         from outside no ggml in a shared library was seen"
     } else {
         "is its recorder made from the environment (Recorder::from_env, Recorder::global, bnt_from_env, bnt_global), on \
          the way that it went, and is the environment handed on to it?"

@@ -14,7 +14,7 @@ pub use environment::{VARIABLES, environment};
 pub use examine::examine;
 pub use observer::{Difference, LogitsSeen, Observed, Outcome, TextSeen, median, observe};
 pub use place::Place;
-pub use program::Program;
+pub use program::{Program, find as find_program};
 
 use crate::{compare::Status, report::ErrorView};
 use serde::Serialize;

@@ -1,4 +1,5 @@
 use super::{Check, Health, environment::PREFIX};
+use crate::preload;
 use std::{
     ffi::{OsStr, OsString},
     fs::File,
@@ -84,6 +85,9 @@ impl Program {
                 command
                     .env("BITNET_TRACE_DIR", recording.dir)
                     .env("BITNET_TRACE_RUN", recording.run);
+                if let Ok(library) = preload::find() {
+                    command.env(preload::LD_PRELOAD, preload::with_own(&library));
+                }
                 if let Some(select) = recording.select {
                     command.env("BITNET_TRACE_SELECT", select);
                 }
@@ -113,13 +117,7 @@ impl Program {
         match kind(&path) {
             Ok(Kind::Recorder) => check(Health::Ok, format!("{shown} holds the recorder")),
             Ok(Kind::Script) => check(Health::Ok, format!("{shown} is a script")),
-            Ok(Kind::Other) => check(
-                Health::Note,
-                format!(
-                    "{shown} does not hold the recorder, nor names libbitnet_trace: it may start another program \
-                     that does; else it was built without the recorder (in Rust: without the feature `trace`)"
-                ),
-            ),
+            Ok(Kind::Other) => check(Health::Note, from_outside(&path)),
             Err(error) => check(Health::Note, format!("{shown} cannot be read: {error}")),
         }
     }
@@ -147,6 +145,24 @@ impl Ran {
             ),
         }
     }
+}
+
+/// What can be done about a program that does not hold the recorder.
+fn from_outside(path: &Path) -> String {
+    let outside = match (preload::out_of_reach(path), preload::find()) {
+        (Some(why), _) => format!("nor can it be recorded from outside: {why}"),
+        (None, Err(why)) => format!("nor can it be recorded from outside: {why}"),
+        (None, Ok(_)) => {
+            "it is recorded from outside, if it or what it starts computes with ggml in a shared library"
+                .into()
+        }
+    };
+    format!(
+        "{} does not hold the recorder, nor names libbitnet_trace (in Rust: the feature `trace`; for ggml, one line: {}); \
+         {outside}",
+        path.display(),
+        preload::ONE_LINE
+    )
 }
 
 /// What a file is, as far as recording goes.
@@ -187,7 +203,7 @@ fn holds(bytes: &[u8], mark: &[u8]) -> bool {
 }
 
 /// The file that the system would run.
-fn find(program: &OsStr) -> Option<PathBuf> {
+pub fn find(program: &OsStr) -> Option<PathBuf> {
     let can_run = |path: &PathBuf| {
         std::fs::metadata(path).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
     };

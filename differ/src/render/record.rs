@@ -30,6 +30,13 @@ pub fn record(report: &RecordReport) -> String {
         if let Some(selection) = &run.selection {
             line(&mut out, wrap("  selected: ", selection));
         }
+        if let Some(threads) = recorded.threads.filter(|&n| n > 1 && run.observation.graph_split) {
+            let slow = format!(
+                "{threads} threads computed, started anew for each recorded node, which is slow: with one it is faster \
+                 (--threads-hint 1, or the program's own option), as with a narrower --select"
+            );
+            line(&mut out, wrap("  note: ", &slow));
+        }
         for reason in run.problems() {
             line(&mut out, wrap("  ", reason));
         }
