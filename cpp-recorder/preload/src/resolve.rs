@@ -21,6 +21,7 @@ impl Drop for Library {
 
 impl Library {
     /// The library, or the program, that holds an address.
+    // `then`, not `then_some`: a library that is not there must not be closed.
     pub fn that_holds(address: *const c_void) -> Option<Self> {
         let info = info(address)?;
         if info.dli_fname.is_null() {
@@ -28,14 +29,14 @@ impl Library {
         }
         // SAFETY: a C string of the dynamic linker's. NOLOAD: nothing is loaded that is not there already.
         let handle = unsafe { libc::dlopen(info.dli_fname, libc::RTLD_LAZY | libc::RTLD_NOLOAD) };
-        (!handle.is_null()).then_some(Self { handle })
+        (!handle.is_null()).then(|| Self { handle })
     }
 
     /// The program itself and what it was linked with.
     pub fn program() -> Option<Self> {
         // SAFETY: NULL is the program
         let handle = unsafe { libc::dlopen(std::ptr::null(), libc::RTLD_LAZY) };
-        (!handle.is_null()).then_some(Self { handle })
+        (!handle.is_null()).then(|| Self { handle })
     }
 
     /// A symbol of the library or of what it depends on, but not ours.
