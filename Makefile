@@ -18,7 +18,7 @@ demo: release ## set up, record llama.cpp, bitnet.cpp and the Rust engine, show 
 	@target/release/xtask demo
 
 test: release ## set up, then pass every check and test
-	@scripts/setup.sh cpp bitnet models python >/dev/null
+	@scripts/setup.sh cpp bitnet models python preload >/dev/null
 	$(MAKE) --no-print-directory lint unit e2e story readers
 
 release:

@@ -5,7 +5,7 @@ set -euo pipefail
 
 usage() {
   cat <<'TEXT'
-usage: scripts/setup.sh [tools|models|cpp|bitnet|python|all|recorder]...
+usage: scripts/setup.sh [tools|models|cpp|bitnet|python|preload|all|recorder]...
 
   tools    check the compilers; cmake and ninja into target/venv when missing
   models   SmolLM2-135M-Instruct Q4_1 -> target/demo/models/smollm2-135m-q4_1.gguf
@@ -16,6 +16,7 @@ usage: scripts/setup.sh [tools|models|cpp|bitnet|python|all|recorder]...
   bitnet   bitnet.cpp (pinned source) and the same programs over it -> target/demo/bitnet/bin,
            with gguf-quantize, which writes I2_S; skipped where the processor has no AVX2
   python   duckdb, pandas, polars, pyarrow into target/venv
+  preload  libraries of node-llama-cpp, a llama.cpp compiled by others, where there is npm
   all      everything above (the default)
   recorder the C and C++ recorder, installed under PREFIX (/usr/local)
 
@@ -44,12 +45,13 @@ STAMPS="$TARGET/stamps"
 . "$ROOT/scripts/lib-models.sh"
 . "$ROOT/scripts/lib-cpp.sh"
 . "$ROOT/scripts/lib-bitnet.sh"
+. "$ROOT/scripts/lib-preload.sh"
 
 [ $# -gt 0 ] || set -- all
 for command in "$@"; do
   case $command in
     -h | --help) usage; exit 0 ;;
-    tools | models | cpp | bitnet | python | all | recorder) ;;
+    tools | models | cpp | bitnet | python | preload | all | recorder) ;;
     *) usage >&2; die "unknown command '$command'" ;;
   esac
 done
@@ -74,6 +76,7 @@ for command in "$@"; do
     bitnet) setup_tools; setup_bitnet ;;
     recorder) setup_tools; install_recorder ;;
     python) setup_python ;;
-    all) setup_tools; setup_models; setup_python; setup_cpp; setup_bitnet ;;
+    preload) setup_preload ;;
+    all) setup_tools; setup_models; setup_python; setup_preload; setup_cpp; setup_bitnet ;;
   esac
 done

@@ -10,6 +10,7 @@ mod control;
 mod crossval;
 mod faults;
 mod ggml_adapter;
+mod preload;
 mod quant;
 mod selection;
 mod support;
