@@ -39,7 +39,7 @@ struct Context {
 
 enum State {
     /// No node of a known stage was seen yet.
-    New(Ggml),
+    New(Box<Ggml>),
     On(Box<Observer<Ggml>>),
     Off,
 }
@@ -96,7 +96,7 @@ fn context_of(sched: *mut c_void, real: Address, caller: *const c_void) -> Optio
         return Some(*context);
     }
     let state = match Ggml::of(real, caller) {
-        Ok(ggml) => State::New(ggml),
+        Ok(ggml) => State::New(Box::new(ggml)),
         Err(why) => {
             static TOLD: Once = Once::new();
             TOLD.call_once(|| {
@@ -203,7 +203,7 @@ impl Context {
             && is_stage(&ggml.node(tensor))
             && let State::New(ggml) = std::mem::replace(&mut self.state, State::Off)
         {
-            self.state = start(ggml);
+            self.state = start(*ggml);
         }
         let State::On(observer) = &mut self.state else {
             return false;
