@@ -17,3 +17,4 @@ mod support;
 mod ternary;
 mod third_party;
 mod trouble;
+mod unmodified;

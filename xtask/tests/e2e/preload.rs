@@ -18,7 +18,7 @@ const TWO: [&str; 3] = [
     "1:282",
 ];
 /// The first layers, the last ones, and what is in none.
-const SELECT: &str = "layer=0-1;layer=28-;layer=-1;layer=-2";
+pub const SELECT: &str = "layer=0-1;layer=28-;layer=-1;layer=-2";
 
 /// `host.cpp` as it is, and with the one line of the source adapter.
 struct Hosts {
@@ -44,7 +44,7 @@ fn hosts() -> &'static Hosts {
             for library in ["llama", "ggml", "ggml-base", "ggml-cpu"] {
                 command.arg(demo.join(format!("lib/lib{library}.so")));
             }
-            command.arg(format!("-Wl,-rpath,{}", demo.join("lib").display()));
+            find_libraries(&mut command, &demo.join("lib"));
             let done = run(command.args(more).arg("-o").arg(&out));
             assert_eq!(done.code, 0, "{}", done.stderr);
             out
@@ -77,7 +77,7 @@ fn host(program: &Path, args: &[&str]) -> Command {
 }
 
 /// Records a program from outside; the program must say what it says without.
-fn record(db: &Db, name: &str, select: &str, program: &Command) -> Done {
+pub fn record(db: &Db, name: &str, select: &str, program: &Command) -> Done {
     let arguments: Vec<_> = program.get_args().collect();
     let silent = run(Command::new(program.get_program()).args(&arguments));
     assert_eq!(silent.code, 0, "{}", silent.stderr);
@@ -315,117 +315,4 @@ fn threads_are_told_warned_of_and_can_be_set() {
     let manifest = db.manifest("one");
     assert_eq!(manifest["settings"]["threads"], 1);
     assert_eq!(manifest["observation"]["threads_may_differ"], true);
-}
-
-#[test]
-#[ignore = "needs `make setup`; run `make e2e`"]
-fn llama_cpps_own_example_is_recorded_as_it_is() {
-    let dir = tempfile::tempdir().expect("a folder");
-    let (out, demo) = (dir.path().join("llama-simple"), root().join("target/demo"));
-    let source = demo.join("src/llama.cpp");
-    let mut command = Command::new(std::env::var_os("CXX").unwrap_or("c++".into()));
-    command
-        .args(["-std=c++17", "-O1"])
-        .arg(source.join("examples/simple/simple.cpp"));
-    command
-        .arg("-I")
-        .arg(source.join("include"))
-        .arg("-I")
-        .arg(source.join("ggml/include"));
-    for library in ["llama", "ggml", "ggml-base", "ggml-cpu"] {
-        command.arg(demo.join(format!("lib/lib{library}.so")));
-    }
-    command.arg(format!("-Wl,-rpath,{}", demo.join("lib").display()));
-    let done = run(command.arg("-o").arg(&out));
-    assert_eq!(done.code, 0, "{}", done.stderr);
-
-    let db = Db::new();
-    let mut command = Command::new(program("bitnet-diff"));
-    command
-        .args(["record", "--threads-hint", "1", "--name", "simple", "--into"])
-        .arg(db.path());
-    command.arg("--").arg(&out).arg("-m").arg(f32());
-    let recorded = run(command.args(["-n", "5", "The capital of France is"]));
-    assert_eq!(recorded.code, 0, "{}", recorded.stderr);
-    assert!(
-        recorded.stdout.contains("The capital of France is"),
-        "{}",
-        recorded.stdout
-    );
-    let mut runner = Command::new(program("cpp-runner"));
-    runner
-        .arg("--model")
-        .arg(f32())
-        .args(["--prompt", "The capital of France is", "--max-tokens", "5"]);
-    db.record("runner", runner.args(["--kv-type", "f16", "--flash-attn", "on"]));
-    // The runner keeps every row, the example the last one only.
-    let (code, first) = db.first("simple", "runner", &[]);
-    assert_eq!(
-        (code, count(&first, "diverged"), count(&first, "missing_right")),
-        (0, 0, 0),
-        "{first:#}"
-    );
-    assert_eq!(
-        db.manifest("simple")["sequences"],
-        db.manifest("runner")["sequences"]
-    );
-}
-
-/// A plain Python program on a libllama.
-fn python(library: &Path) -> Command {
-    let mut command = Command::new("python3");
-    command
-        .arg(root().join("xtask/tests/e2e/host.py"))
-        .arg(library)
-        .arg(f32());
-    command.args([PROMPT_IDS, "4"]);
-    command
-}
-
-#[test]
-#[ignore = "needs `make setup`; run `make e2e`"]
-fn python_programs_are_recorded_with_our_libraries_and_with_those_of_node_llama_cpp() {
-    let db = Db::new();
-    record(
-        &db,
-        "python",
-        SELECT,
-        &python(&root().join("target/demo/lib/libllama.so")),
-    );
-    let mut runner = cpp(&f32());
-    runner
-        .args(["--kv-type", "f16", "--flash-attn", "on"])
-        .env("BITNET_TRACE_SELECT", SELECT);
-    db.record("runner", &mut runner);
-    let (code, first) = db.first("python", "runner", &[]);
-    assert_eq!(
-        (code, count(&first, "diverged"), count(&first, "missing_right")),
-        (0, 0, 0),
-        "{first:#}"
-    );
-
-    // Another version, which somebody else has compiled; without npm there is none.
-    let node = root().join("target/demo/node-llama-cpp/bins/linux-x64");
-    if !node.is_dir() {
-        let npm = Command::new("npm").arg("--version").output();
-        assert!(
-            npm.is_err() || std::env::consts::ARCH != "x86_64",
-            "{} is missing: run `make setup`",
-            node.display()
-        );
-        return println!("left out: the libraries of node-llama-cpp, which need npm");
-    }
-    let files = std::fs::read_dir(&node).expect("its files").flatten();
-    let library = files.map(|e| e.path()).find(|p| {
-        p.file_name()
-            .is_some_and(|name| name.to_string_lossy().starts_with("libllama."))
-    });
-    record(&db, "node", SELECT, &python(&library.expect("libllama")));
-    assert_eq!(db.keys("python"), db.keys("node"));
-    let (_, first) = db.first("python", "node", &["--rel-l2", "2e-2"]);
-    assert_eq!(count(&first, "diverged"), 0, "{first:#}");
-    assert_eq!(
-        db.manifest("python")["sequences"],
-        db.manifest("node")["sequences"]
-    );
 }

@@ -11,14 +11,16 @@ fn ggml(dir: &Path) -> PathBuf {
     let program = dir.join("ggml_quant");
     let demo = root().join("target/demo");
     let compiler = std::env::var_os("CC").unwrap_or("cc".into());
-    let done = run(Command::new(compiler)
+    let mut command = Command::new(compiler);
+    command
         .args(["-std=c11", "-O1", "-Wall", "-Wextra", "-Werror", "-I"])
         .arg(demo.join("src/llama.cpp/ggml/include"))
         .arg(root().join("xtask/tests/e2e/ggml_quant.c"))
         .arg("-o")
         .arg(&program)
-        .arg(demo.join("lib/libggml-base.so"))
-        .arg(format!("-Wl,-rpath,{}", demo.join("lib").display())));
+        .arg(demo.join("lib/libggml-base.so"));
+    find_libraries(&mut command, &demo.join("lib"));
+    let done = run(&mut command);
     assert_eq!(done.code, 0, "{}", done.stderr);
     program
 }

@@ -51,6 +51,11 @@ pub fn has_bitnet_cpp() -> bool {
     runs
 }
 
+/// Lets a program that is linked find its libraries in `dir`, whose name may have a comma.
+pub fn find_libraries(linker: &mut Command, dir: &Path) {
+    linker.args(["-Xlinker", "-rpath", "-Xlinker"]).arg(dir);
+}
+
 /// SmolLM2-135M-Instruct with Q4_1 weights.
 pub fn q4() -> PathBuf {
     let path = root().join("target/demo/models/smollm2-135m-q4_1.gguf");
