@@ -57,19 +57,20 @@ fuzz: ## try the readers on inputs nobody thought of, each target for SECONDS=60
 	@scripts/fuzz.sh $(or $(SECONDS),600) $(TARGETS)
 
 crash: ## kill a recorder 200 times at random moments, and check what is recovered: RUNS=
-	CRASH_RUNS=$(or $(RUNS),200) $(CARGO) test -p bitnet-trace-store --test crash -- --nocapture --test-threads=1
+	CRASH_RUNS=$(or $(RUNS),200) $(CARGO) test $(ALL),faults --test crash -- --nocapture --test-threads=1
 
 # The first builds the library anew, in target/sanitize. Not here: Miri, which stable Rust does not have, and the
 # sanitizer of threads, which needs a standard library that is built for it.
 sanitize: ## the tests of the C API under the sanitizers of addresses and undefined behaviour, and under valgrind
-	BNT_TEST_UNDER=address $(CARGO) test -p bitnet-trace-cpp --test c_programs --test sites
-	BNT_TEST_UNDER=valgrind $(CARGO) test -p bitnet-trace-cpp --test c_programs --test sites
+	BNT_TEST_UNDER=address $(CARGO) test $(ALL),faults --test c_programs --test sites
+	BNT_TEST_UNDER=valgrind $(CARGO) test $(ALL),faults --test c_programs --test sites
 
 fmt: ## format the code
 	$(CARGO) fmt --all
 
-bench: ## measure what recording costs; WRITE=1 puts the table into BENCHMARKS.md
+bench: setup ## measure what recording costs, on a quiet machine; WRITE=1 puts the recorder's table into BENCHMARKS.md
 	$(CARGO) bench -p bitnet-trace --bench speed -- $(if $(WRITE),--write $(CURDIR)/BENCHMARKS.md)
+	$(MAKE) --no-print-directory bench-engines
 
 golden: ## write the golden run of the current format again
 	$(CARGO) run --quiet -p bitnet-trace --example golden -- schemas/golden/v1
