@@ -169,14 +169,14 @@ mod tests {
         let reserve = &OWN;
         let layout = |size, align| Layout::from_size_align(size, align).expect("a layout");
         let first = reserve.take(layout(1, 1));
-        let second = reserve.take(layout(100, 64));
+        let second = reserve.take(layout(100, ALIGN));
         let third = reserve.take(layout(MOST, 8));
         assert_eq!(
             (second.addr() - first.addr(), third.addr() - first.addr()),
-            (64, 192)
+            (ALIGN, 2 * ALIGN)
         );
         assert!(reserve.holds(first) && reserve.holds(third) && !reserve.holds(first.wrapping_sub(1)));
-        assert!(reserve.take(layout(MOST + 1, 1)).is_null() && reserve.take(layout(1, 128)).is_null());
+        assert!(reserve.take(layout(MOST + 1, 1)).is_null() && reserve.take(layout(1, 2 * ALIGN)).is_null());
         assert!(!reserve.take(layout(MOST, 1)).is_null() && !reserve.take(layout(MOST, 1)).is_null());
         assert!(reserve.take(layout(MOST, 1)).is_null(), "it is used up");
         assert!(!reserve.take(layout(1, 1)).is_null(), "but for what still fits");
