@@ -6,7 +6,7 @@ mod programs;
 
 use bitnet_trace_schema::{DType, RunState};
 use common::{check_record, manifest, read};
-use programs::{Under, compile, left_out, program, run, under};
+use programs::{Under, compile, forking_program, left_out, program, run, under};
 use std::path::Path;
 
 fn bytes(values: &[f32]) -> Vec<u8> {
@@ -251,8 +251,7 @@ fn a_forked_child_goes_on_without_recording_and_says_so_once() {
     let dir = tempfile::tempdir().expect("a directory");
     let fork = compile("cc", "-std=c99", "fork.c", false, dir.path());
     let traces = dir.path().join("traces");
-    // what a thread of the parent held belongs to nobody in the child, and would be told as a leak
-    let output = run(program(&fork).arg(&traces).env("ASAN_OPTIONS", "detect_leaks=0"));
+    let output = run(forking_program(&fork).arg(&traces));
     let told = String::from_utf8_lossy(&output.stderr);
     assert_eq!(told.matches("is a fork of process").count(), 1, "{told}");
     let m = manifest(&traces.join("run=parent"));

@@ -4,6 +4,7 @@ use std::{
     ffi::{OsStr, OsString},
     fs::File,
     io::Read,
+    os::fd::IntoRawFd,
     os::unix::{ffi::OsStrExt, fs::PermissionsExt},
     path::{Path, PathBuf},
 };
@@ -27,12 +28,8 @@ pub fn find() -> Result<PathBuf, String> {
     if let Some(named) = std::env::var_os(VARIABLE).filter(|named| !named.is_empty()) {
         let path = PathBuf::from(named);
         let path = std::path::absolute(&path).unwrap_or(path);
-        return usable(path.clone()).ok_or_else(|| {
-            format!(
-                "{VARIABLE}={} is no file that can be preloaded (nor may its path hold spaces or colons)",
-                path.display()
-            )
-        });
+        return usable(path.clone())
+            .ok_or_else(|| format!("{VARIABLE}={} is no file that can be preloaded", path.display()));
     }
     let program = std::env::current_exe().unwrap_or_default();
     let folder = program.parent().unwrap_or(Path::new("/"));
@@ -40,18 +37,26 @@ pub fn find() -> Result<PathBuf, String> {
     let found = places.iter().find_map(|place| usable(place.clone()));
     found.ok_or_else(|| {
         format!(
-            "{FILE} is not in {} nor in the lib beside it (nor may its path hold spaces or colons); {VARIABLE} names it \
-             elsewhere, and `cargo build --release -p bitnet-trace-preload` builds it",
+            "{FILE} is not in {} nor in the lib beside it; {VARIABLE} names it elsewhere, and `cargo build \
+             --release -p bitnet-trace-preload` builds it",
             folder.display()
         )
     })
 }
 
+/// The path by which the dynamic linker finds a file. It divides its list at spaces and colons, and knows no quotes: such
+/// a file is opened for as long as this process lives, and found by its descriptor.
 fn usable(path: PathBuf) -> Option<PathBuf> {
     let path = path.canonicalize().unwrap_or(path);
-    // The dynamic linker divides its list at both, and knows no quotes.
+    if !path.is_file() {
+        return None;
+    }
     let divided = path.as_os_str().as_bytes().iter().any(|b| b" :\t\n".contains(b));
-    (!divided && path.is_file()).then_some(path)
+    if !divided {
+        return Some(path);
+    }
+    let descriptor = File::open(&path).ok()?.into_raw_fd();
+    Some(format!("/proc/{}/fd/{descriptor}", std::process::id()).into())
 }
 
 /// What `LD_PRELOAD` is to be: the library, after the user's own.
@@ -171,12 +176,15 @@ mod tests {
     }
 
     #[test]
-    fn paths_that_the_linker_would_divide_are_not_used() {
+    fn a_path_that_the_linker_would_divide_is_replaced_by_one_that_leads_to_the_same_file() {
         let dir = tempfile::tempdir().expect("a directory");
-        for (name, used) in [("a", true), ("a b", false), ("a:b", false)] {
+        for name in ["a", "a b", "a:b"] {
             let path = dir.path().join(name);
-            std::fs::write(&path, "").expect("written");
-            assert_eq!(usable(path).is_some(), used, "{name}");
+            std::fs::write(&path, name).expect("written");
+            let used = usable(path.clone()).expect("a file");
+            assert!(!used.to_string_lossy().contains([' ', ':']), "{}", used.display());
+            assert_eq!(std::fs::read(used).expect("the file"), name.as_bytes());
         }
+        assert_eq!(usable(dir.path().join("c")), None);
     }
 }

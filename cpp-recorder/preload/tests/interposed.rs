@@ -56,6 +56,8 @@ impl Host {
         compile(&["-shared", "-fPIC", "ggml.c"], "libggml.so");
         let ggml = dir.path().join("libggml.so").to_string_lossy().into_owned();
         compile(&["host.c", &ggml, "-Wl,-rpath,$ORIGIN", "-lm"], "host");
+        // the dynamic linker divides its list at the spaces of a path
+        std::os::unix::fs::symlink(library(), dir.path().join("preload.so")).expect("a link");
         Self(dir)
     }
 
@@ -73,7 +75,7 @@ impl Host {
         {
             host.env_remove(name);
         }
-        let output = run(set(host.args(args)).env("LD_PRELOAD", library()));
+        let output = run(set(host.args(args)).env("LD_PRELOAD", self.0.path().join("preload.so")));
         let text = |bytes| String::from_utf8(bytes).expect("text").trim_end().to_owned();
         (text(output.stdout), text(output.stderr))
     }
