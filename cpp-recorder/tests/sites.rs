@@ -6,7 +6,7 @@ mod programs;
 
 use bitnet_trace_schema::RunState;
 use common::{manifest, read};
-use programs::{Under, compile, compiler, program, root, run, under};
+use programs::{Under, compile, compiler, forking_program, root, run, under};
 use std::process::Command;
 
 #[test]
@@ -14,7 +14,7 @@ fn a_site_wants_what_is_selected_until_the_run_ends_and_never_in_a_forked_child(
     let dir = tempfile::tempdir().expect("a directory");
     let sites = compile("cc", "-std=c99", "site.c", false, dir.path());
     let traces = dir.path().join("traces");
-    run(program(&sites).arg(&traces));
+    run(forking_program(&sites).arg(&traces));
     let m = manifest(&traces.join("run=some"));
     assert_eq!(m.state, RunState::Complete);
     assert_eq!(

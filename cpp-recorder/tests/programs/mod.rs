@@ -123,7 +123,6 @@ pub fn program(path: &Path) -> Command {
 }
 
 /// A [`program`] that forks: what a thread of the parent held belongs to nobody in the child, and is no leak.
-#[allow(dead_code)] // not every test has one
 pub fn forking_program(path: &Path) -> Command {
     observed(path, false)
 }
