@@ -333,14 +333,7 @@ fn hostile_manifests_are_refused() {
 
 /// A small part of every kind of row.
 fn small_part() -> Vec<u8> {
-    let mut all = records()[..4].to_vec();
-    all.push(record(9, 0, 0, "empty", &[]));
-    all[1].values = None;
-    let mut raw = record(10, 0, 0, "raw", &[]);
-    (raw.meta.dtype, raw.meta.shape, raw.meta.num_elements) = (DType::F64, vec![2], 2);
-    (raw.values, raw.raw) = (None, Some(vec![7; 16]));
-    all.push(raw);
-    part("a", &all)
+    part("a", &kinds())
 }
 
 #[test]

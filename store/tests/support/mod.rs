@@ -266,3 +266,19 @@ pub fn write_run(
 pub fn temp() -> tempfile::TempDir {
     tempfile::tempdir().unwrap()
 }
+
+/// Every kind of row.
+pub fn kinds() -> Vec<Record> {
+    let mut all = records()[..4].to_vec();
+    all.push(record(9, 0, 0, "empty", &[]));
+    all[1].values = None;
+    let mut raw = record(10, 0, 0, "raw", &[]);
+    (raw.meta.dtype, raw.meta.shape, raw.meta.num_elements) = (DType::F64, vec![2], 2);
+    (raw.values, raw.raw) = (None, Some(vec![7; 16]));
+    all.push(raw);
+    let mut packed = record(11, 0, 0, "packed", &[]);
+    (packed.meta.dtype, packed.meta.shape, packed.meta.num_elements) = (DType::Q4_0, vec![32], 32);
+    (packed.values, packed.raw) = (None, Some(vec![7; 18]));
+    all.push(packed);
+    all
+}
