@@ -8,9 +8,9 @@ mod tests;
 pub use reason::Reason;
 
 use crate::{
-    metrics::{Metrics, measure, measure_f64},
+    metrics::{Metrics, measure_f64, measure_rows},
     records::Elements,
-    shape::{Layout, crop, layout},
+    shape::{Layout, crop, layout, row_len},
     tolerance::Gates,
 };
 use bitnet_trace_schema::{DType, RecordMeta};
@@ -153,19 +153,22 @@ pub fn by_elements(
         }
     }
     let shapes = layout(left.0, right.0);
+    let row = row_len(left.0, right.0);
     if matches!(left.1, Elements::Hashed) || matches!(right.1, Elements::Hashed) {
         return Ok(by_hash(shapes, left, right, gates));
     }
     let floats = (left.1.to_f32(left.0.dtype), right.1.to_f32(right.0.dtype));
     if let (Some(a), Some(b)) = floats {
-        return Ok(judge(shapes, &a, &b, gates, nan_equal, measure));
+        return Ok(judge(shapes, &a, &b, gates, nan_equal, |a, b| {
+            measure_rows(a, b, row)
+        }));
     }
     let floats = (left.1.to_f64(left.0.dtype), right.1.to_f64(right.0.dtype));
     let (Some(a), Some(b)) = floats else {
         let has = |(meta, elements): (&RecordMeta, &Elements)| elements.to_f64(meta.dtype).is_some();
         return Ok(by_statistics(left.0, right.0, gates, (has(left), has(right))));
     };
-    let mut outcome = judge(shapes, &a, &b, gates, nan_equal, measure_f64);
+    let mut outcome = judge(shapes, &a, &b, gates, nan_equal, |a, b| measure_f64(a, b, row));
     // Beyond 2^53 unequal integers can be equal as f64.
     if left.0.dtype == DType::I64
         && right.0.dtype == DType::I64

@@ -105,6 +105,16 @@ pub fn sig(x: f64, digits: usize) -> String {
     format!("{x:.decimals$}")
 }
 
+/// A factor near or far from 1, with four digits of what sets it apart from 1: `1.25`, `10`, `1.000123`.
+pub fn factor(x: f64) -> String {
+    let apart = (x - 1.0).abs().log10().floor();
+    match apart {
+        // An infinity too, of a factor that is 1.
+        _ if !(-9.0..5.0).contains(&apart) => sig(x, 4),
+        _ => trim(&format!("{x:.*}", (3.0 - apart).max(0.0) as usize)).to_owned(),
+    }
+}
+
 /// A value that may be absent: [`sig`] or `-`.
 pub fn sig_option(x: Option<f64>, digits: usize) -> String {
     x.map_or_else(|| "-".into(), |x| sig(x, digits))
@@ -170,6 +180,12 @@ mod tests {
             ("1.0000000", "0.9999999")
         );
         assert_eq!((bytes(999), bytes(1_500_000)), ("999 B".into(), "1.5 MB".into()));
+    }
+
+    #[test]
+    fn a_factor_shows_what_sets_it_apart_from_one() {
+        let shown = [1.25, 10.0, 0.125, -1.0, 1.000_123_4, 1.0].map(factor);
+        assert_eq!(shown, ["1.25", "10", "0.125", "-1", "1.0001234", "1.000"]);
     }
 
     #[test]

@@ -62,8 +62,8 @@ pub fn crop<T: Copy>(values: &[T], len: usize, keep: usize) -> Vec<T> {
     rows.flat_map(|row| row.iter().take(keep).copied()).collect()
 }
 
-/// The multi-index of element `at` of two records that were compared, in whichever shape says more.
-pub fn position(left: &RecordMeta, right: &RecordMeta, at: u64) -> Vec<u64> {
+/// The shape in which two records are compared: whichever says more, cropped to what both have.
+fn compared(left: &RecordMeta, right: &RecordMeta) -> Vec<i64> {
     let mut shape = if squeezed(&left.shape).len() >= squeezed(&right.shape).len() {
         squeezed(&left.shape)
     } else {
@@ -75,6 +75,22 @@ pub fn position(left: &RecordMeta, right: &RecordMeta, at: u64) -> Vec<u64> {
             keys => vec![rows as i64, keys],
         };
     }
+    shape
+}
+
+/// Elements of a row of two records that are compared: the extent of the last axis.
+pub fn row_len(left: &RecordMeta, right: &RecordMeta) -> usize {
+    let shape = compared(left, right);
+    let elements = usize::try_from(left.num_elements).unwrap_or(0);
+    match shape.last().map(|&keys| usize::try_from(keys)) {
+        Some(Ok(keys)) if shape.len() > 1 => keys,
+        _ => elements,
+    }
+}
+
+/// The multi-index of element `at` of two records that were compared.
+pub fn position(left: &RecordMeta, right: &RecordMeta, at: u64) -> Vec<u64> {
+    let shape = compared(left, right);
     let mut rest = at;
     let mut index = vec![0; shape.len().max(1)];
     for (i, &dim) in shape.iter().enumerate().skip(1).rev() {

@@ -325,7 +325,7 @@ fn compare(left: &StoredRecords, right: &StoredRecords) -> Result<LogitsSeen, Er
             right.elements(other)?.to_f64(y.dtype),
         );
         if let (Some(x), Some(y)) = values {
-            let rel_l2 = measure_f64(&x, &y).map(|m| m.rel_l2);
+            let rel_l2 = measure_f64(&x, &y, x.len()).map(|m| m.rel_l2);
             seen.worst_rel_l2 = larger(seen.worst_rel_l2, rel_l2);
         }
     }

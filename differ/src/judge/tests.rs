@@ -395,3 +395,23 @@ fn a_hash_of_widened_elements_is_held_against_widened_elements() {
         "{outcome:?}"
     );
 }
+
+#[test]
+fn the_worst_row_is_the_head_that_differs() {
+    let a: Vec<f32> = (1..=24).map(|i| i as f32).collect();
+    let mut b = a.clone();
+    b[10] += 1.0;
+    let found = |shape: &[i64]| {
+        let outcome = verdict(
+            &record("q_rope", &[1, 24], &a),
+            &record("q_rope", shape, &b),
+            &Gates::rel_l2(1e-4),
+            false,
+        );
+        let m = outcome.metrics.expect("metrics");
+        (m.rows, m.worst_row)
+    };
+    assert_eq!(found(&[3, 8]), (3, Some(1)));
+    assert_eq!(found(&[6, 1, 4]), (6, Some(2)));
+    assert_eq!(found(&[24]), (1, None));
+}

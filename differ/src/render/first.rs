@@ -6,7 +6,7 @@ use crate::{
     first::{Divergence, FirstReport, SideView},
     inputs::Inputs,
     judge::Verdict,
-    num::{cosine, plural, sci, sig, sig_option},
+    num::{self, cosine, plural, sci, sig, sig_option},
     report::Labels,
 };
 
@@ -153,6 +153,19 @@ fn measures(out: &mut String, d: &Divergence) {
         line(
             out,
             format!("  max |Δ| {size} at {index:?}: {left} against {right}"),
+        );
+    }
+    if let Some(scale) = m.wrong_scale().filter(|_| whole) {
+        line(out, format!("  looks like a scale of {}", num::factor(scale)));
+    }
+    // A fault of some heads, say, and not of all.
+    if let (Some(row), Some(worst)) = (m.worst_row, m.worst_row_rel_l2)
+        && worst > 2.0 * m.rel_l2
+    {
+        let rows = plural(m.rows, "row");
+        line(
+            out,
+            format!("  worst of {rows}: row {row}, relative L2 {}", sci(worst)),
         );
     }
     if let (SideView::Record(l), SideView::Record(r)) = (&d.left, &d.right)
