@@ -338,6 +338,7 @@ mod tests {
         rel_l2: Some(0.05),
         max_abs: None,
         max_rel: None,
+        ulp: None,
         cosine: Some(0.999),
     };
 

@@ -14,6 +14,7 @@
 //! rel_l2 = 1e-2           # |b - a| / |a|, Euclidean norms, a = left
 //! max_abs = 0.5           # largest |b - a| of an element
 //! max_rel = 0.1           # largest |b - a| / max(|a|, |b|) of an element
+//! ulp = 4                 # largest distance of an element in units in the last place
 //! cosine = 0.999          # smallest cosine similarity
 //!
 //! [[rule]]
@@ -44,6 +45,9 @@ pub struct Gates {
     /// Largest [`Metrics::max_rel`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_rel: Option<f64>,
+    /// Largest [`Metrics::max_ulp`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ulp: Option<u64>,
     /// Smallest [`Metrics::cosine`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cosine: Option<f64>,
@@ -52,7 +56,7 @@ pub struct Gates {
 /// A gate that does not hold: the measure's name, its value and the limit.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Broken {
-    /// `exact`, `rel_l2`, `max_abs`, `max_rel` or `cosine`.
+    /// `exact`, `rel_l2`, `max_abs`, `max_rel`, `ulp` or `cosine`.
     pub gate: &'static str,
     /// What was measured.
     #[serde(serialize_with = "num::json")]
@@ -81,7 +85,7 @@ pub enum ToleranceError {
         range: &'static str,
     },
     /// A rule without a limit.
-    #[error("{0} sets no limit; give one of exact = true, rel_l2, max_abs, max_rel, cosine")]
+    #[error("{0} sets no limit; give one of exact = true, rel_l2, max_abs, max_rel, ulp, cosine")]
     NoGate(String),
     /// A condition that is not one.
     #[error("{place}: {message}")]
@@ -144,6 +148,8 @@ impl Gates {
         gate("rel_l2", m.rel_l2, self.rel_l2, at_most);
         gate("max_abs", m.max_abs, self.max_abs, at_most);
         gate("max_rel", m.max_rel, self.max_rel, at_most);
+        let ulp = self.ulp.map(|limit| limit as f64);
+        gate("ulp", m.max_ulp as f64, ulp, at_most);
         gate("cosine", m.cosine, self.cosine, |value, limit| value >= limit);
         if self.exact && !m.equal {
             broken.push(Broken {
@@ -172,6 +178,9 @@ impl fmt::Display for Gates {
                 parts.push(format!("{name} <= {}", num::sci(limit)));
             }
         }
+        if let Some(limit) = self.ulp {
+            parts.push(format!("max ULP <= {limit}"));
+        }
         if let Some(limit) = self.cosine {
             parts.push(format!("cosine >= {limit}"));
         }
@@ -187,6 +196,7 @@ impl fmt::Display for Broken {
             "rel_l2" => write!(f, "relative L2 {beside} > {limit}"),
             "max_abs" => write!(f, "max |Δ| {beside} > {limit}"),
             "max_rel" => write!(f, "max relative Δ {beside} > {limit}"),
+            "ulp" => write!(f, "max ULP {} > {}", self.value, self.limit),
             "cosine" => write!(f, "cosine {} < {}", num::cosine(self.value), self.limit),
             _ => write!(f, "not exactly equal, max |Δ| {}", num::sci(self.value)),
         }
@@ -343,6 +353,7 @@ struct DefaultEntry {
     rel_l2: Option<f64>,
     max_abs: Option<f64>,
     max_rel: Option<f64>,
+    ulp: Option<u64>,
     cosine: Option<f64>,
 }
 
@@ -357,6 +368,7 @@ struct Entry {
     rel_l2: Option<f64>,
     max_abs: Option<f64>,
     max_rel: Option<f64>,
+    ulp: Option<u64>,
     cosine: Option<f64>,
 }
 
@@ -374,6 +386,7 @@ impl DefaultEntry {
             rel_l2: self.rel_l2,
             max_abs: self.max_abs,
             max_rel: self.max_rel,
+            ulp: self.ulp,
             cosine: self.cosine,
         }
     }
@@ -386,6 +399,7 @@ impl Entry {
             rel_l2: self.rel_l2,
             max_abs: self.max_abs,
             max_rel: self.max_rel,
+            ulp: self.ulp,
             cosine: self.cosine,
         }
     }

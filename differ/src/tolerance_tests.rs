@@ -63,6 +63,7 @@ fn a_measure_that_is_nan_passes_no_gate() {
         rel_l2: Some(1.0),
         max_abs: Some(1.0),
         max_rel: Some(1.0),
+        ulp: None,
         cosine: Some(-1.0),
     };
     assert_eq!(all.broken(&m).len(), 4);
@@ -106,4 +107,19 @@ fn every_unusable_tolerance_file_has_its_own_error() {
         error("[[rule]]\nlayer = '5-1'\nexact = true"),
         ToleranceError::Condition { .. }
     ));
+}
+
+#[test]
+fn a_limit_in_ulp_counts_the_numbers_between_two_elements() {
+    let t = Tolerance::from_toml("[default]\nulp = 4", "t.toml").expect("valid");
+    let applied = t.applied("q_proj", 0, F32);
+    assert_eq!(applied.text, "max ULP <= 4 ([default] of t.toml)");
+    let next = |x: f32, n: u32| f32::from_bits(x.to_bits() + n);
+    let of = |n| measure(&[1e-3f32, 1e20], &[1e-3, next(1e20, n)]).expect("same length");
+    assert!(applied.gates.broken(&of(4)).is_empty());
+    assert_eq!(applied.gates.broken(&of(5))[0].to_string(), "max ULP 5 > 4");
+    for wrong in ["ulp = -1", "ulp = 0.5"] {
+        let error = Tolerance::from_toml(&format!("[default]\n{wrong}"), "t.toml").expect_err("refused");
+        assert!(matches!(error, ToleranceError::Toml(_)), "{wrong}");
+    }
 }

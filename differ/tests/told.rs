@@ -370,3 +370,57 @@ fn ids_of_another_request_are_not_said_to_be_its_prompt() {
         ran.stderr
     );
 }
+
+#[test]
+fn a_scale_that_explains_a_divergence_is_told_and_noise_is_not_called_one() {
+    let (dir, left, _) = database();
+    let changed = |name, change: common::Change<'_>| {
+        Made {
+            name,
+            change,
+            ..Made::default()
+        }
+        .record(dir.path())
+    };
+    let scaled = changed("scaled", &|s, l, stage, v| {
+        if (s, l, stage) == (2, 1, "q_rope") {
+            v.iter_mut().for_each(|x| *x *= 1.25);
+        }
+        true
+    });
+    let out = two("first", &left, &scaled, &[]).stdout;
+    assert!(out.contains("looks like a scale of 1.25\n"), "{out}");
+    let shifted = changed("shifted", &|s, l, stage, v| {
+        if (s, l, stage) == (2, 1, "q_rope") {
+            shift(v, 0.1);
+        }
+        true
+    });
+    let out = two("first", &left, &shifted, &[]).stdout;
+    assert!(
+        out.contains("First divergence") && !out.contains("scale"),
+        "{out}"
+    );
+}
+
+#[test]
+fn a_limit_in_ulp_is_kept_and_broken_from_the_command_line() {
+    let (dir, left, right) = database();
+    assert_eq!(two("first", &left, &right, &["--ulp", "0"]).code, 0);
+    let made = Made {
+        name: "next",
+        change: &|_, _, _, v| {
+            v.iter_mut().for_each(|x| *x = f32::from_bits(x.to_bits() + 3));
+            true
+        },
+        ..Made::default()
+    };
+    let next = made.record(dir.path());
+    let ran = two("first", &left, &next, &["--ulp", "2"]);
+    assert!(
+        ran.code == 1 && ran.stdout.contains("max ULP 3 > 2"),
+        "{}",
+        ran.stdout
+    );
+    assert_eq!(two("first", &left, &next, &["--ulp", "3"]).code, 0);
+}

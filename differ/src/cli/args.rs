@@ -74,6 +74,9 @@ pub struct ToleranceArgs {
     /// Largest |b - a| / max(|a|, |b|) of an element
     #[arg(long, value_name = "X")]
     max_rel: Option<f64>,
+    /// Largest distance of an element in units in the last place (of f32, or f64 where f32 does not hold the type)
+    #[arg(long, value_name = "N")]
+    ulp: Option<u64>,
     /// Smallest cosine similarity; blind to a wrong scale, so give --rel-l2 beside it
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     cosine: Option<f64>,
@@ -81,7 +84,7 @@ pub struct ToleranceArgs {
     #[arg(long)]
     exact: bool,
     /// TOML file with limits by stage, dtype and layer
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["rel_l2", "max_abs", "max_rel", "cosine", "exact"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["rel_l2", "max_abs", "max_rel", "ulp", "cosine", "exact"])]
     tolerance: Option<PathBuf>,
 }
 
@@ -98,6 +101,7 @@ impl ToleranceArgs {
             rel_l2: self.rel_l2,
             max_abs: self.max_abs,
             max_rel: self.max_rel,
+            ulp: self.ulp,
             cosine: self.cosine,
         };
         match gates.check("the command line") {
