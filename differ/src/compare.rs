@@ -2,6 +2,7 @@
 
 use crate::{
     Error,
+    floor::{Floor, Judgement},
     ids::TokenIds,
     judge::{Outcome, Reason, Verdict, WrongCount, by_elements, by_metadata},
     plan::{AlignPlan, Key, Step, plan},
@@ -25,6 +26,8 @@ const CHUNK: usize = 16;
 pub struct Options {
     /// What counts as a match.
     pub tolerance: Tolerance,
+    /// A measured floor, by which records are judged in place of the tolerance, and its file's name.
+    pub floor: Option<(Floor, String)>,
     /// Whether NaN at the same places on both sides is a match.
     pub nan_equal: bool,
     /// Whether an incomplete run, or records that cannot be compared, are accepted.
@@ -99,6 +102,8 @@ pub struct Comparison<'a> {
     pub plan: AlignPlan,
     /// One outcome for each step of the plan.
     pub outcomes: Vec<Outcome>,
+    /// What the floor said, where one was given.
+    pub floor: Option<Judgement>,
     /// The token ids.
     pub ids: TokenIds,
     /// The verdicts, counted.
@@ -127,12 +132,16 @@ pub fn compare<'a>(
             right_has: describe(right.records),
         });
     }
-    let outcomes = judge_all(left, right, &plan, &ids, options, progress)?;
+    let mut outcomes = judge_all(left, right, &plan, &ids, options, progress)?;
     let mut counts = Counts::default();
     outcomes.iter().for_each(|o| counts.add(o.verdict));
     if counts.compared() == 0 && ids.differences.is_empty() {
         return Err(nothing_compared(&plan, &outcomes));
     }
+    let floor = options
+        .floor
+        .as_ref()
+        .map(|(floor, file)| Judgement::of(floor, file, &plan, graph, &mut outcomes, &mut counts));
     Ok(Comparison {
         left,
         right,
@@ -140,6 +149,7 @@ pub fn compare<'a>(
         options,
         plan,
         outcomes,
+        floor,
         ids,
         counts,
     })
@@ -311,11 +321,33 @@ impl Comparison<'_> {
         let (Some(a), Some(b)) = self.metas(step) else {
             return None;
         };
+        if let Some(floor) = self.floor.as_ref().filter(|f| !f.knows_clean(step)) {
+            return Some(Applied::floor(&floor.file, &floor.text()));
+        }
         Some(
             self.options
                 .tolerance
                 .applied(&a.stage, a.layer, [a.dtype, b.dtype]),
         )
+    }
+
+    /// Whether a step that did not diverge is known to have no error to pass on.
+    pub fn knows_clean(&self, step: usize) -> bool {
+        self.floor.as_ref().is_none_or(|f| f.knows_clean(step))
+    }
+
+    /// What records are judged by, in words.
+    pub fn judged_by(&self) -> String {
+        let tolerance = self.options.tolerance.to_string();
+        match &self.floor {
+            None => tolerance,
+            Some(floor) if floor.without_floor == 0 => floor.text(),
+            Some(floor) => format!(
+                "{}; {} without one by {tolerance}",
+                floor.text(),
+                crate::num::plural(floor.without_floor, "record")
+            ),
+        }
     }
 
     /// The key of a step.

@@ -1,4 +1,5 @@
 use crate::{
+    floor::FloorError,
     ids::{IdDifference, IdList},
     plan::Key,
     tolerance::ToleranceError,
@@ -17,6 +18,17 @@ pub enum Error {
     /// The tolerance is unusable.
     #[error(transparent)]
     Tolerance(#[from] ToleranceError),
+    /// The floor is unusable.
+    #[error(transparent)]
+    Floor(#[from] FloorError),
+    /// Nothing to measure a floor on.
+    #[error(
+        "no two of the {runs} runs are of one prompt (the same prompt token ids), so there is nothing to compare; record each prompt at least twice"
+    )]
+    NoPairs {
+        /// Runs that were given.
+        runs: usize,
+    },
     /// The user's stage file is unusable.
     #[error(transparent)]
     Stages(#[from] StageError),
@@ -113,6 +125,8 @@ impl Error {
         match self {
             Self::Store(_) => "store",
             Self::Tolerance(_) => "tolerance",
+            Self::Floor(_) => "floor",
+            Self::NoPairs { .. } => "no_pairs",
             Self::Stages(_) => "stages",
             Self::Io { .. } => "io",
             Self::Program { .. } => "program",

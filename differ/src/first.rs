@@ -2,8 +2,9 @@
 
 use crate::{
     compare::{Comparison, Status},
+    floor::FloorReason,
     inputs::{Inputs, inputs},
-    judge::Verdict,
+    judge::{Reason, Verdict},
     metrics::Metrics,
     origin::origins,
     report::{Common, ReasonView, RecordView, Worst},
@@ -50,6 +51,9 @@ pub struct Divergence {
     pub visit: u32,
     /// Why it is a divergence.
     pub reason: ReasonView,
+    /// Its distance from the floor, where that is the reason.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub floor: Option<FloorReason>,
     /// The distances, where values were read.
     pub metrics: Option<Metrics>,
     /// Multi-index of the largest absolute difference.
@@ -99,7 +103,8 @@ pub struct Origin {
 impl FirstReport {
     /// The report of a comparison.
     pub fn of(comparison: &Comparison<'_>) -> Self {
-        let found = origins(&comparison.plan, &comparison.outcomes, comparison.graph);
+        let clean = |step| comparison.knows_clean(step);
+        let found = origins(&comparison.plan, &comparison.outcomes, comparison.graph, &clean);
         let diverged = found.first().and_then(|&step| divergence(comparison, step));
         let token = token_divergence(comparison);
         let first_divergence = match (diverged, token) {
@@ -153,6 +158,10 @@ fn divergence(comparison: &Comparison<'_>, step: usize) -> Option<Divergence> {
         stage: key.stage.clone(),
         visit: comparison.plan.steps[step].visit,
         reason: ReasonView::from(outcome.reason.as_ref()?),
+        floor: match outcome.reason {
+            Some(Reason::Floor(reason)) => Some(reason),
+            _ => None,
+        },
         max_abs_index: index(metrics.as_ref().and_then(|m| m.max_abs_at)),
         nonfinite_index: index(metrics.as_ref().and_then(|m| m.nonfinite_at)),
         metrics,
@@ -177,6 +186,7 @@ fn token_divergence(comparison: &Comparison<'_>) -> Option<Divergence> {
             kind: "token_ids",
             message,
         },
+        floor: None,
         metrics: None,
         max_abs_index: None,
         nonfinite_index: None,

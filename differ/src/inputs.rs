@@ -1,15 +1,16 @@
 //! The recorded inputs of a record, as evidence for what is said of its output.
 
-use crate::{compare::Comparison, judge::Verdict, num};
-use bitnet_trace_schema::{InputLayer, LAYER_ALL};
+use crate::{
+    compare::Comparison,
+    judge::Verdict,
+    num,
+    upstream::{Upstream, nearest},
+};
 use serde::Serialize;
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 
 /// Stages that only some architectures compute: without a record of them, they are taken not to exist.
 const OPTIONAL: [&str; 2] = ["attn_sub_norm", "ffn_sub_norm"];
-
-/// Unrecorded stages that are looked through on the way to recorded ones.
-const MOST_LOOKED_THROUGH: usize = 64;
 
 /// An input that was compared.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -41,46 +42,35 @@ pub struct Inputs {
 /// The inputs of a step, by the vocabulary; none for a stage outside of it.
 pub fn inputs(comparison: &Comparison<'_>, step: usize) -> Inputs {
     let key = comparison.key(step);
-    let graph = comparison.graph;
     let keys = || comparison.plan.steps.iter().map(|s| &s.key);
     let layers = keys().map(|k| k.layer).max().unwrap_or(-1).saturating_add(1);
     let recorded: BTreeSet<&str> = keys().map(|k| k.stage.as_str()).collect();
     let mut result = Inputs::default();
-    let mut seen = HashSet::new();
-    let mut open = vec![(key.stage.as_str(), key.layer, false)];
-    while let Some((stage, layer, history)) = open.pop() {
-        let Some(stage) = graph.get(stage).filter(|_| seen.len() < MOST_LOOKED_THROUGH) else {
-            continue;
+    nearest(comparison.graph, layers, &key.stage, key.layer, |input| {
+        let Upstream {
+            stage,
+            layer,
+            history,
+        } = input;
+        let Some(found) = worst(comparison, step, stage, layer, history) else {
+            let exists = !OPTIONAL.contains(&stage) || recorded.contains(stage);
+            if exists && !result.not_compared.iter().any(|n| n == stage) {
+                result.not_compared.push(stage.to_owned());
+            }
+            return false;
         };
-        let mut deeper = Vec::new();
-        for input in &stage.inputs {
-            // A damaged run may hold any layer number.
-            let (name, layer) = graph.resolve(input, layer.max(LAYER_ALL), layers);
-            let history = history || input.layer == InputLayer::History;
-            if !seen.insert((name, layer, history)) {
-                continue;
-            }
-            if let Some(found) = worst(comparison, step, name, layer, history) {
-                // Read twice, as itself and as a history: the history is the wider one.
-                match result
-                    .compared
-                    .iter_mut()
-                    .find(|i| i.stage == found.stage && i.layer == found.layer)
-                {
-                    Some(known) if known.records < found.records => *known = found,
-                    Some(_) => {}
-                    None => result.compared.push(found),
-                }
-                continue;
-            }
-            let exists = !OPTIONAL.contains(&name) || recorded.contains(name);
-            if exists && !result.not_compared.iter().any(|n| n == name) {
-                result.not_compared.push(name.to_owned());
-            }
-            deeper.push((name, layer, history));
+        // Read twice, as itself and as a history: the history is the wider one.
+        match result
+            .compared
+            .iter_mut()
+            .find(|i| i.stage == found.stage && i.layer == found.layer)
+        {
+            Some(known) if known.records < found.records => *known = found,
+            Some(_) => {}
+            None => result.compared.push(found),
         }
-        open.extend(deeper.into_iter().rev());
-    }
+        true
+    });
     result
 }
 

@@ -45,6 +45,7 @@ mod error;
 pub mod exit;
 pub mod exporting;
 pub mod first;
+pub mod floor;
 pub mod ids;
 pub mod importing;
 pub mod inputs;
@@ -70,6 +71,7 @@ pub mod summary;
 mod testing;
 pub mod tokens;
 pub mod tolerance;
+pub mod upstream;
 
 pub use compare::{Comparison, Options, Status, compare};
 pub use error::Error;

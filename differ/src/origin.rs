@@ -5,7 +5,7 @@
 //! whose inputs are not dirty is an origin.
 
 use crate::{
-    judge::{Outcome, Verdict},
+    judge::{Outcome, Reason, Verdict},
     plan::{AlignPlan, Step},
 };
 use bitnet_trace_schema::{InputLayer, StageGraph, StageScope};
@@ -41,8 +41,14 @@ enum Source {
 /// The origins among diverged records, as steps of the plan in causal order.
 ///
 /// A stage outside of the vocabulary has unknown inputs: it is an origin only if nothing of its request
-/// diverged before it.
-pub fn origins(plan: &AlignPlan, outcomes: &[Outcome], graph: &StageGraph) -> Vec<usize> {
+/// diverged before it. `clean` says of a step that did not diverge whether it is known to pass no error on; where it is
+/// not, its inputs stand in for it.
+pub fn origins(
+    plan: &AlignPlan,
+    outcomes: &[Outcome],
+    graph: &StageGraph,
+    clean: &dyn Fn(usize) -> bool,
+) -> Vec<usize> {
     let diverged = |i: &usize| outcomes[*i].verdict == Verdict::Diverged;
     if !(0..outcomes.len()).any(|i| diverged(&i)) {
         return Vec::new();
@@ -57,7 +63,7 @@ pub fn origins(plan: &AlignPlan, outcomes: &[Outcome], graph: &StageGraph) -> Ve
     let mut dirty_inputs = HashSet::new();
     let mut evaluated = HashSet::new();
     for visit in 0..=visits {
-        flow.run(plan, outcomes, visit, &mut |step, inputs| {
+        flow.run(plan, outcomes, clean, visit, &mut |step, inputs| {
             evaluated.insert(step);
             if inputs == State::Dirty {
                 dirty_inputs.insert(step);
@@ -70,17 +76,22 @@ pub fn origins(plan: &AlignPlan, outcomes: &[Outcome], graph: &StageGraph) -> Ve
         .filter(|i| {
             let first_of_request = requests_seen.insert(plan.steps[*i].key.request);
             if evaluated.contains(i) {
-                !dirty_inputs.contains(i)
+                !dirty_inputs.contains(i) && begins(&outcomes[*i])
             } else {
                 first_of_request
             }
         })
         .collect();
     if found.is_empty() {
-        // An engine that records an output before its inputs, and not in the vocabulary's order.
+        // A drift beyond the floor, or an engine that records an output before its inputs, and not in the vocabulary's order.
         return (0..outcomes.len()).find(diverged).into_iter().collect();
     }
     found
+}
+
+/// Whether the divergence can have begun at this record: not where only its error is beyond the floor, and not its gain.
+fn begins(outcome: &Outcome) -> bool {
+    !matches!(&outcome.reason, Some(Reason::Floor(reason)) if !reason.begins)
 }
 
 /// The vocabulary, made ready for one pass a token.
@@ -148,7 +159,14 @@ impl<'a> Flow<'a> {
 
     /// One pass over all tokens for one visit: calls `seen` with each of its diverged steps that the
     /// vocabulary places, and the state of that step's inputs.
-    fn run(&self, plan: &AlignPlan, outcomes: &[Outcome], visit: u32, seen: &mut dyn FnMut(usize, State)) {
+    fn run(
+        &self,
+        plan: &AlignPlan,
+        outcomes: &[Outcome],
+        clean: &dyn Fn(usize) -> bool,
+        visit: u32,
+        seen: &mut dyn FnMut(usize, State),
+    ) {
         let stages = self.graph.stages().len();
         let size = (self.layers.len() + 1) * stages;
         let places = self.places();
@@ -162,7 +180,7 @@ impl<'a> Flow<'a> {
             if request.replace(token[0].key.request) != Some(token[0].key.request) {
                 history.fill(State::Unknown);
             }
-            let (states, steps) = self.states(token, &outcomes[start..], visit, size);
+            let (states, steps) = self.states(token, &outcomes[start..], &|i| clean(start + i), visit, size);
             let mut table = states;
             for &(row, rank) in &places {
                 let at = row * stages + rank;
@@ -203,6 +221,7 @@ impl<'a> Flow<'a> {
         &self,
         token: &[Step],
         outcomes: &[Outcome],
+        clean: &dyn Fn(usize) -> bool,
         visit: u32,
         size: usize,
     ) -> (Vec<State>, Vec<Vec<usize>>) {
@@ -220,8 +239,10 @@ impl<'a> Flow<'a> {
             let at = self.row(step.key.layer) * self.graph.stages().len() + rank;
             let state = if outcome.verdict == Verdict::Diverged {
                 State::Dirty
-            } else {
+            } else if clean(i) {
                 State::Clean
+            } else {
+                State::Unknown
             };
             if class > latest[at] {
                 latest[at] = class;

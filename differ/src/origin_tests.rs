@@ -55,7 +55,7 @@ fn with_comparison<T>(left: &Memory, right: &Memory, f: impl FnOnce(&Comparison<
 
 fn origin_names(left: &Memory, right: &Memory) -> Vec<String> {
     with_comparison(left, right, |c| {
-        let found = origins(&c.plan, &c.outcomes, c.graph);
+        let found = origins(&c.plan, &c.outcomes, c.graph, &|_| true);
         found.into_iter().map(|i| c.key(i).to_string()).collect()
     })
 }
@@ -170,7 +170,7 @@ fn absurd_layer_numbers_are_no_trouble() {
     right.push(0, i32::MIN, "attn_norm", &[2.0]);
     right.push(i64::MAX, 3, "logits", &[2.0]);
     with_comparison(&left, &right, |c| {
-        let found = origins(&c.plan, &c.outcomes, c.graph);
+        let found = origins(&c.plan, &c.outcomes, c.graph, &|_| true);
         assert!(!found.is_empty());
         found.into_iter().for_each(|i| drop(inputs(c, i)));
     });
@@ -181,7 +181,7 @@ fn inputs_are_evidence_and_what_lies_between_is_told() {
     let skip = ["q_proj", "attn_ctx"];
     let right = break_at(run(&skip), &[(1, 1, "attn_out")]);
     with_comparison(&run(&skip), &right, |c| {
-        let origin = origins(&c.plan, &c.outcomes, c.graph)[0];
+        let origin = origins(&c.plan, &c.outcomes, c.graph, &|_| true)[0];
         let found = inputs(c, origin);
         assert!(found.compared.iter().all(|i| i.verdict == Verdict::Identical));
         let names: Vec<_> = found

@@ -3,6 +3,7 @@
 use crate::{
     Error,
     compare::{Comparison, Counts, Status},
+    floor::Judgement,
     judge::{Reason, Verdict},
     num,
     plan::Key,
@@ -271,8 +272,11 @@ pub struct Common {
     pub incomparable: Vec<IncomparableGroup>,
     /// Identical records that hold NaN.
     pub identical_with_nan: u64,
-    /// The tolerance where no rule says otherwise.
+    /// What records were judged by: the floor, or the tolerance where no rule says otherwise.
     pub tolerance: String,
+    /// What the floor said, where one was given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub floor: Option<Judgement>,
     /// The token ids.
     pub token_ids: crate::ids::TokenIds,
     /// The runs.
@@ -306,7 +310,8 @@ impl Common {
             missing: missing(comparison),
             incomparable: incomparable(comparison),
             identical_with_nan: identical_with_nan(comparison),
-            tolerance: comparison.options.tolerance.to_string(),
+            tolerance: comparison.judged_by(),
+            floor: comparison.floor.clone(),
             token_ids: comparison.ids.clone(),
             runs: Runs::of(comparison.left, comparison.right),
             notes: notes(comparison),
@@ -368,6 +373,10 @@ fn notes(comparison: &Comparison<'_>) -> Vec<Note> {
         &comparison.ids,
         &comparison.options.tolerance,
     );
+    if let Some((floor, _)) = &comparison.options.floor {
+        notes.retain(|n| n.kind != "quantised");
+        notes.extend(floor.notes(&[comparison.left, comparison.right]));
+    }
     if comparison.status() == Status::Diverged {
         notes.extend(crate::notes::observation(comparison.left, comparison.right));
     }

@@ -315,6 +315,15 @@ impl Tolerance {
 }
 
 impl Applied {
+    /// A measured floor.
+    pub(crate) fn floor(file: &str, text: &str) -> Self {
+        Self {
+            gates: Gates::default(),
+            source: file.to_owned(),
+            text: text.to_owned(),
+        }
+    }
+
     /// Gates and where they come from.
     pub fn new(gates: Gates, source: &str) -> Self {
         Self {

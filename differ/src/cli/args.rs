@@ -4,6 +4,7 @@ use super::output::Failure;
 use bitnet_diff::{
     Error,
     compare::Options,
+    floor::Floor,
     select::Span,
     tolerance::{Gates, Tolerance, ToleranceError},
 };
@@ -119,6 +120,9 @@ pub struct CompareArgs {
     pub filters: Filters,
     #[command(flatten)]
     tolerance: ToleranceArgs,
+    /// Judge by a floor that `calibrate` measured on sound runs, and by the tolerance only where it has nothing
+    #[arg(long, value_name = "FILE", help_heading = "Tolerance")]
+    floor: Option<PathBuf>,
     /// Take NaN at the same places on both sides as a match
     #[arg(long, help_heading = "Tolerance")]
     nan_equal: bool,
@@ -141,6 +145,7 @@ impl CompareArgs {
     pub fn options(&self) -> Result<Options, Failure> {
         Ok(Options {
             tolerance: self.tolerance.read()?,
+            floor: self.floor.as_deref().map(floor).transpose()?,
             nan_equal: self.nan_equal,
             allow_incomplete: self.allow_incomplete,
             request: self.filters.request,
@@ -162,6 +167,12 @@ pub fn graph(file: Option<&Path>) -> Result<StageGraph, Failure> {
         None => Ok(builtin),
         Some(file) => Ok(builtin.extended(&read(file)?).map_err(Error::from)?),
     }
+}
+
+/// A floor, and the name of its file.
+fn floor(file: &Path) -> Result<(Floor, String), Error> {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    Ok((Floor::from_toml(&read(file)?)?, name.into_owned()))
 }
 
 fn read(file: &Path) -> Result<String, Error> {

@@ -1,6 +1,7 @@
 //! The command line. Each command has a file; `output` knows streams and exit codes.
 
 mod args;
+mod calibrate;
 mod compare;
 mod completions;
 mod doctor;
@@ -50,6 +51,7 @@ enum Command {
     First(first::Args),
     Compare(compare::Args),
     Tokens(tokens::Args),
+    Calibrate(calibrate::Args),
     Query(query::Args),
     Runs(runs::Args),
     Record(record::Args),
@@ -66,6 +68,7 @@ impl Command {
             Self::First(a) => a.format,
             Self::Compare(a) => a.format,
             Self::Tokens(a) => a.format,
+            Self::Calibrate(a) => a.format,
             Self::Query(a) => a.format,
             Self::Runs(a) => a.format,
             Self::Record(a) => a.format,
@@ -82,6 +85,7 @@ impl Command {
             Self::First(a) => first::run(a),
             Self::Compare(a) => compare::run(a),
             Self::Tokens(a) => tokens::run(a),
+            Self::Calibrate(a) => calibrate::run(a),
             Self::Query(a) => query::run(a),
             Self::Runs(a) => runs::run(a),
             Self::Record(a) => record::run(a),

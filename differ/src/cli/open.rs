@@ -61,9 +61,7 @@ pub fn stored(
     selection: Option<&Selection>,
 ) -> Result<(StoredRecords, Option<Note>), Failure> {
     let run = Run::open(path).map_err(|error| unknown_run(path, error))?;
-    let is_database =
-        name_of(path).and_then(run_dir::run_of_dir).is_none() && !path.join(run_dir::MANIFEST).exists();
-    let note = is_database.then(|| Note {
+    let note = is_database(path).then(|| Note {
         kind: "newest",
         message: format!(
             "{} is a database; its newest run is {}",
@@ -85,6 +83,11 @@ pub fn stored(
         *filters = format!("{filters} {select}").trim_start().to_owned();
     }
     Err(error.into())
+}
+
+/// Whether a path is that of a folder of runs, and not of one run.
+pub fn is_database(path: &Path) -> bool {
+    name_of(path).and_then(run_dir::run_of_dir).is_none() && !path.join(run_dir::MANIFEST).exists()
 }
 
 /// The records of `.trace` files that the filters take: at least one.
@@ -131,7 +134,7 @@ fn name_of(path: &Path) -> Option<&str> {
 }
 
 /// For a run that does not exist beside others that do: the error that lists those.
-fn unknown_run(path: &Path, error: StoreError) -> StoreError {
+pub fn unknown_run(path: &Path, error: StoreError) -> StoreError {
     let name = name_of(path).and_then(run_dir::run_of_dir);
     let (StoreError::NotFound { .. }, Some(name), Some(parent)) = (&error, name, path.parent()) else {
         return error;

@@ -1,4 +1,4 @@
-use crate::{num, tolerance::Broken};
+use crate::{floor::FloorReason, num, tolerance::Broken};
 use std::fmt;
 
 /// Why a pair diverged or could not be compared.
@@ -6,6 +6,8 @@ use std::fmt;
 pub enum Reason {
     /// Gates of the tolerance do not hold.
     Gates(Vec<Broken>),
+    /// Beyond the floor, with other records of its stage.
+    Floor(FloorReason),
     /// A NaN or infinity against something else: the first such pair.
     NonFinite {
         /// Left element.
@@ -77,6 +79,7 @@ impl Reason {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Gates(_) => "tolerance",
+            Self::Floor(_) => "floor",
             Self::NonFinite { .. } => "non_finite",
             Self::NanBoth { .. } => "nan_both",
             Self::FutureMass { .. } => "future_mass",
@@ -105,6 +108,7 @@ impl fmt::Display for Reason {
                 let texts: Vec<String> = broken.iter().map(Broken::to_string).collect();
                 f.write_str(&texts.join(", "))
             }
+            Self::Floor(reason) => reason.fmt(f),
             Self::NonFinite { left, right, count } => {
                 let (left, right) = (num::sig(*left, 4), num::sig(*right, 4));
                 write!(

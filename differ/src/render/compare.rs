@@ -19,7 +19,7 @@ pub fn compare(report: &CompareReport, labels: &Labels) -> String {
         &mut out,
         format!("{mark} {} and {}: {compared}", labels.left, labels.right),
     );
-    line(&mut out, format!("  tolerance: {}", common.tolerance));
+    line(&mut out, wrap("  tolerance: ", &common.tolerance));
     if let Some(at) = &report.first_divergence {
         line(&mut out, format!("  first divergence: {at}"));
     }

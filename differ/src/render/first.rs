@@ -4,6 +4,7 @@ use super::{
 use crate::{
     compare::Status,
     first::{Divergence, FirstReport, SideView},
+    floor::Judgement,
     inputs::Inputs,
     judge::Verdict,
     num::{self, cosine, plural, sci, sig, sig_option},
@@ -48,6 +49,9 @@ fn matches(out: &mut String, report: &FirstReport) {
         (i, w) => format!("{i} identical, {w} within {}", report.common.tolerance),
     };
     line(out, format!("{} {compared} {verb}: {how}", paint(GOOD, "✓")));
+    if let Some(floor) = &report.common.floor {
+        judged(out, floor);
+    }
     if let Some(worst) = &report.worst_match {
         line(
             out,
@@ -105,8 +109,18 @@ fn divergence(out: &mut String, report: &FirstReport, d: &Divergence, labels: &L
     }
     measures(out, d);
     evidence(out, &d.inputs);
+    if let Some(floor) = &report.common.floor
+        && floor.drift
+    {
+        let text = "no stage makes the error grow more than on sound runs: it drifts beyond the floor, and has no origin that \
+            its growth could tell";
+        line(out, wrap("  ", text));
+    }
     line(out, "");
     line(out, format!("  {}", compared(&report.common.counts)));
+    if let Some(floor) = &report.common.floor {
+        judged(out, floor);
+    }
     if report.inherited > 0 {
         let text = format!(
             "{} of the diverged have inputs that had diverged already",
@@ -124,10 +138,31 @@ fn divergence(out: &mut String, report: &FirstReport, d: &Divergence, labels: &L
     origins(out, report);
 }
 
+/// What a verdict by a floor rests on, and how small an error it can tell.
+fn judged(out: &mut String, floor: &Judgement) {
+    if let Some(largest) = floor.largest.as_ref() {
+        let text = format!(
+            "closest to the floor's limit: layer={}, stage={}, at {} of it",
+            largest.layer,
+            largest.stage,
+            sig(largest.of_limit, 2)
+        );
+        line(out, wrap("  ", &text));
+    }
+    if let (Some(median), Some(worst)) = (floor.locatable, floor.locatable_worst) {
+        let text = format!(
+            "not locatable: an error made in one stage below relative L2 {} (median of the stages; up to {})",
+            sci(median),
+            sci(worst)
+        );
+        line(out, wrap("  ", &text));
+    }
+}
+
 fn measures(out: &mut String, d: &Divergence) {
     let source = &d.tolerance.source;
     let with_source = match d.reason.kind {
-        "tolerance" | "hash" => format!("{} ({source})", d.reason.message),
+        "tolerance" | "hash" | "floor" => format!("{} ({source})", d.reason.message),
         _ => d.reason.message.clone(),
     };
     let Some(m) = &d.metrics else {
@@ -138,7 +173,8 @@ fn measures(out: &mut String, d: &Divergence) {
     if let Some(index) = &d.nonfinite_index {
         first.push_str(&format!(", first at {index:?}"));
     }
-    let told = |gate: &str| d.reason.kind == "tolerance" && d.reason.message.contains(gate);
+    let by_distance = matches!(d.reason.kind, "tolerance" | "floor");
+    let told = |gate: &str| by_distance && d.reason.message.contains(gate);
     // Of rows of different length, the measures tell of their common part only.
     let whole = d.reason.kind != "future_mass";
     if whole && !told("relative L2") && m.rel_l2.is_finite() {

@@ -1,5 +1,6 @@
 //! Reports as text for people: at most about 80 columns, with ANSI styles that the writer may strip.
 
+mod calibrate;
 mod compare;
 mod doctor;
 mod export;
@@ -12,6 +13,7 @@ mod recover;
 mod runs;
 mod tokens;
 
+pub use calibrate::calibrate;
 pub use compare::compare;
 pub use doctor::doctor;
 pub use export::export;
