@@ -156,11 +156,14 @@ fn token_ids_message(left: &str, right: &str, d: &IdDifference) -> String {
     let name = |name: &str| format!("{name}:{}", " ".repeat(width - 1 - name.chars().count()));
     format!(
         "{what}, first at seq={}\n  {} {}\n  {} {}\n\
-         Tensors of different tokens cannot be compared. Check tokenizer, BOS and chat\ntemplate, or feed both engines the same ids.",
+         {}Tensors of different tokens cannot be compared. Check tokenizer, BOS and chat\ntemplate, or feed both engines the same ids.",
         d.seq,
         name(left),
         list(&d.left_ids),
         name(right),
         list(&d.right_ids),
+        d.cause
+            .map(|cause| format!("It looks as if {cause}.\n").replace(": ", ":\n"))
+            .unwrap_or_default(),
     )
 }

@@ -6,6 +6,7 @@ use crate::{
     inputs::{Inputs, inputs},
     judge::{Reason, Verdict},
     metrics::Metrics,
+    neighbourhood::Neighbourhood,
     origin::origins,
     report::{Common, ReasonView, RecordView, Worst},
     shape::position,
@@ -58,6 +59,8 @@ pub struct Divergence {
     pub metrics: Option<Metrics>,
     /// Multi-index of the largest absolute difference.
     pub max_abs_index: Option<Vec<u64>>,
+    /// The values around the first element that is not finite on one side, or else around the largest difference.
+    pub neighbourhood: Option<Neighbourhood>,
     /// Multi-index of the first element that is not finite on one side.
     pub nonfinite_index: Option<Vec<u64>>,
     /// The tolerance that does not hold.
@@ -163,6 +166,10 @@ fn divergence(comparison: &Comparison<'_>, step: usize) -> Option<Divergence> {
             _ => None,
         },
         max_abs_index: index(metrics.as_ref().and_then(|m| m.max_abs_at)),
+        neighbourhood: metrics
+            .as_ref()
+            .and_then(|m| m.nonfinite_at.or(m.max_abs_at))
+            .and_then(|at| Neighbourhood::of(comparison, step, at)),
         nonfinite_index: index(metrics.as_ref().and_then(|m| m.nonfinite_at)),
         metrics,
         tolerance: comparison.tolerance(step)?,
@@ -189,6 +196,7 @@ fn token_divergence(comparison: &Comparison<'_>) -> Option<Divergence> {
         floor: None,
         metrics: None,
         max_abs_index: None,
+        neighbourhood: None,
         nonfinite_index: None,
         tolerance: Applied {
             gates: Gates::default(),

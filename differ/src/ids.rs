@@ -1,7 +1,7 @@
 //! Token ids, which are compared before any tensor: engines that were fed different ids have nothing
 //! else to be compared in.
 
-use bitnet_trace_schema::Manifest;
+use bitnet_trace_schema::{Manifest, Sequence};
 use serde::Serialize;
 use std::fmt;
 
@@ -27,6 +27,112 @@ pub struct IdDifference {
     pub left_ids: Vec<Option<i32>>,
     /// Right ids around the difference.
     pub right_ids: Vec<Option<i32>>,
+    /// What the whole lists look like, where that is a known mistake.
+    pub cause: Option<Cause>,
+}
+
+/// How two prompts' ids may come to differ, as the lists show it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Cause {
+    /// One side begins with the same id twice, and is the other one after that: BOS was added twice.
+    BosTwice {
+        /// Whether it is the left side.
+        left: bool,
+    },
+    /// One side has one more id before what is the other: BOS was added on one side only.
+    BosMissing {
+        /// Whether the left side lacks it.
+        left: bool,
+    },
+    /// The first ids of the text differ and all others are the same: a space before the text on one side only.
+    PrefixSpace,
+    /// One id stands for several: a special token that only one side reads as such.
+    SpecialToken {
+        /// Whether the left side has the one id.
+        left: bool,
+    },
+    /// One side holds the other with more before and after it: a chat template on one side only.
+    Template {
+        /// Whether it is the left side.
+        left: bool,
+    },
+}
+
+impl Cause {
+    /// What two lists of a prompt look like. They differ first at `at`.
+    fn of(left: &[Option<i32>], right: &[Option<i32>], at: usize) -> Option<Self> {
+        let (left, right): (Vec<i32>, Vec<i32>) = (known(left)?, known(right)?);
+        Self::one_way(&left, &right, at, true).or_else(|| Self::one_way(&right, &left, at, false))
+    }
+
+    /// With `a`, the left list if `left`, as the one that has more, or one for several.
+    fn one_way(a: &[i32], b: &[i32], at: usize, left: bool) -> Option<Self> {
+        if b.is_empty() {
+            return None;
+        }
+        if a.get(1..) == Some(b) {
+            let twice = a[0] == b[0];
+            return Some(if twice {
+                Self::BosTwice { left }
+            } else {
+                Self::BosMissing { left: !left }
+            });
+        }
+        let same_end = a
+            .iter()
+            .rev()
+            .zip(b.iter().rev())
+            .take_while(|(x, y)| x == y)
+            .count();
+        let middle = |ids: &[i32]| ids.len().saturating_sub(at + same_end);
+        // An agreement after the difference is what makes it local; without any, everything may differ.
+        if same_end > 0 {
+            if middle(a) == 1 && middle(b) == 1 && at <= 1 {
+                return Some(Self::PrefixSpace);
+            }
+            if middle(a) == 1 && middle(b) > 1 {
+                return Some(Self::SpecialToken { left });
+            }
+        }
+        let inner = &b[1..];
+        let holds = inner.len() >= FEWEST_OF_TEMPLATE && a.windows(inner.len()).any(|w| w == inner);
+        (holds && a.len() > b.len()).then_some(Self::Template { left })
+    }
+}
+
+/// Ids that must reappear between those of a template.
+const FEWEST_OF_TEMPLATE: usize = 2;
+
+fn known(ids: &[Option<i32>]) -> Option<Vec<i32>> {
+    ids.iter().copied().collect()
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let side = |left: bool| if left { "left" } else { "right" };
+        match *self {
+            Self::BosTwice { left } => {
+                let side = side(left);
+                write!(f, "the {side} run begins with the same id twice: BOS was added twice, by the tokenizer and by the template or the caller")
+            }
+            Self::BosMissing { left } => {
+                let side = side(left);
+                write!(f, "the {side} run lacks the first id and is the same after that: BOS was not added there")
+            }
+            Self::PrefixSpace => f.write_str(
+                "only the first id of the text differs: one side puts a space before the text (add_space_prefix)",
+            ),
+            Self::SpecialToken { left } => {
+                let (side, other) = (side(left), side(!left));
+                write!(f, "one id on the {side} side is several on the {other} side: a special token that is read as text there, or another pre-tokenizer")
+            }
+            Self::Template { left } => {
+                let side = side(left);
+                write!(f, "the {side} run holds the other's ids with more around them: a chat template on one side only")
+            }
+        }
+    }
 }
 
 /// What comparing the token ids of two runs gave.
@@ -74,6 +180,7 @@ impl TokenIds {
                     ids_from: from as i64,
                     left_ids: around(&a.ids),
                     right_ids: around(&b.ids),
+                    cause: Cause::of(prompt(left, a), prompt(right, b), seq),
                 });
                 break;
             }
@@ -92,6 +199,13 @@ impl TokenIds {
         let mut of_request = self.differences.iter().filter(|d| d.request == request);
         of_request.next().map(|d| d.seq)
     }
+}
+
+/// The ids of a sequence's prompt, or all of them where it is not known where that ends.
+fn prompt<'a>(manifest: &Manifest, sequence: &'a Sequence) -> &'a [Option<i32>] {
+    let known = manifest.prompt_tokens.filter(|_| sequence.request == 0);
+    let len = known.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX);
+    &sequence.ids[..len.min(sequence.ids.len())]
 }
 
 /// The manifest knows the prompt of request 0 only; elsewhere, an id might always be the prompt's.
@@ -163,6 +277,37 @@ mod tests {
             of((1, &[1, 2]), (2, &[1, 3])).in_prompt().is_some(),
             "the longer prompt counts"
         );
+    }
+
+    #[test]
+    fn known_mistakes_are_named_and_unrelated_prompts_are_not_called_one() {
+        let cause = |left: &[i32], right: &[i32]| {
+            let (l, r) = ((left.len() as u64, left), (right.len() as u64, right));
+            of(l, r).in_prompt().and_then(|d| d.cause)
+        };
+        assert_eq!(
+            cause(&[1, 1, 7, 8], &[1, 7, 8]),
+            Some(Cause::BosTwice { left: true })
+        );
+        assert_eq!(
+            cause(&[1, 7, 8], &[1, 1, 7, 8]),
+            Some(Cause::BosTwice { left: false })
+        );
+        assert_eq!(
+            cause(&[7, 8, 9], &[1, 7, 8, 9]),
+            Some(Cause::BosMissing { left: true })
+        );
+        assert_eq!(cause(&[1, 378, 8, 9], &[1, 504, 8, 9]), Some(Cause::PrefixSpace));
+        assert_eq!(
+            cause(&[1, 50, 8, 9], &[1, 60, 61, 62, 8, 9]),
+            Some(Cause::SpecialToken { left: true })
+        );
+        assert_eq!(
+            cause(&[1, 7, 8, 9], &[1, 40, 41, 7, 8, 9, 42]),
+            Some(Cause::Template { left: false })
+        );
+        assert_eq!(cause(&[1, 2, 3, 4], &[5, 6, 7, 8]), None);
+        assert_eq!(cause(&[1, 2, 3, 4, 5], &[1, 2, 9, 8, 7]), None);
     }
 
     #[test]

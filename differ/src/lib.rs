@@ -39,6 +39,7 @@
 // Allowed in one place: to call what was compiled for the vectors that the processor was asked for.
 #![deny(unsafe_code)]
 
+pub mod checks;
 pub mod compare;
 pub mod doctor;
 mod error;
@@ -52,6 +53,7 @@ pub mod inputs;
 pub mod judge;
 pub mod logits;
 pub mod metrics;
+pub mod neighbourhood;
 mod notes;
 pub mod num;
 pub mod origin;
@@ -65,10 +67,12 @@ pub mod render;
 pub mod report;
 pub mod runs;
 pub mod select;
+pub mod setup;
 pub mod shape;
 pub mod summary;
 #[cfg(test)]
 mod testing;
+pub mod three;
 pub mod tokens;
 pub mod tolerance;
 pub mod upstream;

@@ -8,6 +8,7 @@ use crate::{
     num,
     plan::Key,
     records::Side,
+    setup::{Given, given},
 };
 use bitnet_trace_schema::RecordMeta;
 use serde::Serialize;
@@ -277,6 +278,8 @@ pub struct Common {
     /// What the floor said, where one was given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub floor: Option<Judgement>,
+    /// What both runs were given.
+    pub given: Vec<Given>,
     /// The token ids.
     pub token_ids: crate::ids::TokenIds,
     /// The runs.
@@ -312,6 +315,7 @@ impl Common {
             identical_with_nan: identical_with_nan(comparison),
             tolerance: comparison.judged_by(),
             floor: comparison.floor.clone(),
+            given: given(comparison.left, comparison.right, &comparison.ids),
             token_ids: comparison.ids.clone(),
             runs: Runs::of(comparison.left, comparison.right),
             notes: notes(comparison),
@@ -366,7 +370,7 @@ fn incomparable(comparison: &Comparison<'_>) -> Vec<IncomparableGroup> {
     groups
 }
 
-fn notes(comparison: &Comparison<'_>) -> Vec<Note> {
+pub(crate) fn notes(comparison: &Comparison<'_>) -> Vec<Note> {
     let mut notes = crate::notes::notes(
         comparison.left,
         comparison.right,

@@ -125,7 +125,7 @@ fn errors(comparison: &Comparison<'_>, steps: &[usize]) -> Vec<f64> {
 }
 
 /// The median of sorted numbers: of an even count, the upper one of the two in the middle.
-fn median(sorted: &[f64]) -> Option<f64> {
+pub(crate) fn median(sorted: &[f64]) -> Option<f64> {
     sorted.get(sorted.len() / 2).copied()
 }
 

@@ -2,24 +2,29 @@ use super::{
     args::CompareArgs,
     first::with_comparison,
     open,
-    output::{Failure, Format, Output},
+    output::{Failure, Output},
+    progress::Progress,
+    verdict::VerdictArgs,
 };
 use bitnet_diff::{
+    checks::Checks,
     exit,
     plan::{PlanLine, plan},
     render,
     report::Labels,
     summary::CompareReport,
+    three::three,
 };
 use serde::Serialize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Every stage of two runs: counts, worst record, growth of the error over the layers
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     bitnet-diff compare traces/run=cpp traces/run=rust\n  \
     bitnet-diff compare traces/run=cpp traces/run=rust --stage 'ffn_*' --format json\n  \
-    bitnet-diff compare traces/run=cpp traces/run=rust --explain-plan\n\n\
+    bitnet-diff compare traces/run=cpp traces/run=rust --explain-plan\n  \
+    bitnet-diff compare traces/run=port traces/run=llama.cpp traces/run=bitnet.cpp\n\n\
     Exit codes: 0 match, 1 divergence, 2 error or nothing to compare.")]
 pub struct Args {
     /// The reference: a run, a database or .trace files
@@ -28,14 +33,16 @@ pub struct Args {
     /// What is held against it
     #[arg(value_name = "B")]
     right: PathBuf,
+    /// A third run, to be told which of them stands alone
+    #[arg(value_name = "C", conflicts_with = "explain_plan")]
+    third: Option<PathBuf>,
     #[command(flatten)]
     compare: CompareArgs,
     /// Print which records would be paired, and compare nothing
     #[arg(long, help_heading = None)]
     explain_plan: bool,
-    /// How to print the result
-    #[arg(long, value_enum, default_value_t, help_heading = None)]
-    pub format: Format,
+    #[command(flatten)]
+    pub verdict: VerdictArgs,
 }
 
 /// A plan, printed instead of a comparison.
@@ -50,6 +57,10 @@ pub fn run(args: Args) -> Result<Output, Failure> {
     if args.explain_plan {
         return explain_plan(args);
     }
+    let verdict = args.verdict;
+    if let Some(third) = &args.third {
+        return compare_three(&args, third).or_else(|failure| verdict.failed("compare", failure));
+    }
     with_comparison(
         args.left,
         args.right,
@@ -57,10 +68,27 @@ pub fn run(args: Args) -> Result<Output, Failure> {
         |comparison, labels, notes| {
             let mut report = CompareReport::of(comparison);
             report.common.notes.splice(0..0, notes);
-            let code = exit::code(report.status());
-            Output::new(args.format, &report, || render::compare(&report, labels), code)
+            let text = || render::compare(&report, labels);
+            let checks = |text| Checks::of_compare(&report, labels, text);
+            verdict.output(&report, &report.common, text, checks)
         },
     )
+    .or_else(|failure| verdict.failed("compare", failure))
+}
+
+fn compare_three(args: &Args, third: &Path) -> Result<Output, Failure> {
+    let (options, graph) = (args.compare.options()?, args.compare.graph()?);
+    let open = |path: &Path| open::run(path, &args.compare.filters, &graph);
+    let runs = [open(&args.left)?, open(&args.right)?, open(third)?];
+    let sides = runs.each_ref().map(|r| r.side());
+    let progress = Progress::new();
+    let mut report = three(sides.each_ref(), &graph, &options, &|done, total| {
+        progress.update(done, total)
+    })?;
+    drop(progress);
+    let opened = runs.iter().filter_map(|r| r.note.clone());
+    report.notes.splice(0..0, opened);
+    args.verdict.output_three(&report, || render::three(&report))
 }
 
 fn explain_plan(args: Args) -> Result<Output, Failure> {
@@ -78,7 +106,7 @@ fn explain_plan(args: Args) -> Result<Output, Failure> {
     };
     let labels = Labels::new(args.compare.labels.clone(), left.name, right.name);
     Output::new(
-        args.format,
+        args.verdict.format(),
         &report,
         || render::plan(&report.plan, &labels),
         exit::MATCH,

@@ -1,12 +1,13 @@
 use super::{
     args::CompareArgs,
     open,
-    output::{Failure, Format, Output},
+    output::{Failure, Output},
     progress::Progress,
+    verdict::VerdictArgs,
 };
 use bitnet_diff::{
+    checks::Checks,
     compare::{Comparison, compare},
-    exit,
     first::FirstReport,
     render,
     report::{Labels, Note},
@@ -18,7 +19,8 @@ use std::path::PathBuf;
 #[command(after_help = "Examples:\n  \
     bitnet-diff first traces/run=cpp traces/run=rust\n  \
     bitnet-diff first traces/run=cpp traces/run=rust --rel-l2 1e-2 --seq 0-5\n  \
-    bitnet-diff first cpp-traces rust-traces --tolerance tolerance.toml --format json\n\n\
+    bitnet-diff first cpp-traces rust-traces --tolerance tolerance.toml --format json\n  \
+    bitnet-diff first traces/run=cpp traces/run=rust --floor floor.toml --format junit > report.xml\n\n\
     The order is causal: by position, then as the left engine executed.\n\
     Exit codes: 0 match, 1 divergence, 2 error or nothing to compare.")]
 pub struct Args {
@@ -30,12 +32,12 @@ pub struct Args {
     right: PathBuf,
     #[command(flatten)]
     compare: CompareArgs,
-    /// How to print the result
-    #[arg(long, value_enum, default_value_t, help_heading = None)]
-    pub format: Format,
+    #[command(flatten)]
+    pub verdict: VerdictArgs,
 }
 
 pub fn run(args: Args) -> Result<Output, Failure> {
+    let verdict = args.verdict;
     with_comparison(
         args.left,
         args.right,
@@ -43,10 +45,12 @@ pub fn run(args: Args) -> Result<Output, Failure> {
         |comparison, labels, notes| {
             let mut report = FirstReport::of(comparison);
             report.common.notes.splice(0..0, notes);
-            let code = exit::code(report.status());
-            Output::new(args.format, &report, || render::first(&report, labels), code)
+            let text = || render::first(&report, labels);
+            let checks = |text| Checks::of_first(&report, labels, text);
+            verdict.output(&report, &report.common, text, checks)
         },
     )
+    .or_else(|failure| verdict.failed("first", failure))
 }
 
 /// Opens and compares two runs; the notes say which runs were taken from databases.

@@ -16,6 +16,7 @@ mod record;
 mod recover;
 mod runs;
 mod tokens;
+mod verdict;
 
 use bitnet_diff::exit;
 use clap::{Parser, Subcommand};
@@ -65,8 +66,8 @@ enum Command {
 impl Command {
     fn format(&self) -> Format {
         match self {
-            Self::First(a) => a.format,
-            Self::Compare(a) => a.format,
+            Self::First(a) => a.verdict.format(),
+            Self::Compare(a) => a.verdict.format(),
             Self::Tokens(a) => a.format,
             Self::Calibrate(a) => a.format,
             Self::Query(a) => a.format,

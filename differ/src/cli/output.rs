@@ -126,6 +126,11 @@ impl Failure {
         }
     }
 
+    /// What is told of it.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
     /// A defect of this program.
     pub fn internal(panic: &(dyn Any + Send)) -> Self {
         let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());

@@ -7,6 +7,7 @@ use crate::{
     floor::Judgement,
     inputs::Inputs,
     judge::Verdict,
+    neighbourhood::Neighbourhood,
     num::{self, cosine, plural, sci, sig, sig_option},
     report::Labels,
 };
@@ -107,7 +108,7 @@ fn divergence(out: &mut String, report: &FirstReport, d: &Divergence, labels: &L
             }
         }
     }
-    measures(out, d);
+    measures(out, d, labels);
     evidence(out, &d.inputs);
     if let Some(floor) = &report.common.floor
         && floor.drift
@@ -159,7 +160,7 @@ fn judged(out: &mut String, floor: &Judgement) {
     }
 }
 
-fn measures(out: &mut String, d: &Divergence) {
+fn measures(out: &mut String, d: &Divergence, labels: &Labels) {
     let source = &d.tolerance.source;
     let with_source = match d.reason.kind {
         "tolerance" | "hash" | "floor" => format!("{} ({source})", d.reason.message),
@@ -204,6 +205,9 @@ fn measures(out: &mut String, d: &Divergence) {
             format!("  worst of {rows}: row {row}, relative L2 {}", sci(worst)),
         );
     }
+    if let Some(around) = &d.neighbourhood {
+        neighbourhood(out, around, labels);
+    }
     if let (SideView::Record(l), SideView::Record(r)) = (&d.left, &d.right)
         && l.dtype != r.dtype
     {
@@ -211,6 +215,28 @@ fn measures(out: &mut String, d: &Divergence) {
             out,
             format!("  dtype {} against {}: compared by value", l.dtype, r.dtype),
         );
+    }
+}
+
+/// The values around the one in question, a line a side, in columns.
+fn neighbourhood(out: &mut String, around: &Neighbourhood, labels: &Labels) {
+    let width = labels
+        .left
+        .chars()
+        .count()
+        .max(labels.right.chars().count())
+        .clamp(6, 12);
+    let columns = around.from..around.from + around.left.len() as u64;
+    let head = columns.map(|column| match column == around.at {
+        true => format!("{:>8}", format!("[{column}]")),
+        false => format!("{column:>8}"),
+    });
+    let head: String = head.collect();
+    line(out, paint(FAINT, format!("    {}{head}", pad("column", width))));
+    for (label, values) in [(&labels.left, &around.left), (&labels.right, &around.right)] {
+        let label: String = label.chars().take(width).collect();
+        let values: String = values.iter().map(|&x| format!("{:>8}", sig(x, 3))).collect();
+        line(out, format!("    {}{values}", pad(&label, width)));
     }
 }
 

@@ -1,6 +1,7 @@
 //! Reports as text for people: at most about 80 columns, with ANSI styles that the writer may strip.
 
 mod calibrate;
+mod ci;
 mod compare;
 mod doctor;
 mod export;
@@ -11,9 +12,11 @@ mod query;
 mod record;
 mod recover;
 mod runs;
+mod three;
 mod tokens;
 
 pub use calibrate::calibrate;
+pub use ci::{github, junit};
 pub use compare::compare;
 pub use doctor::doctor;
 pub use export::export;
@@ -24,6 +27,7 @@ pub use query::query;
 pub use record::record;
 pub use recover::recover;
 pub use runs::runs;
+pub use three::three;
 pub use tokens::tokens;
 
 use crate::{
@@ -111,6 +115,7 @@ fn counted(counts: &Counts) -> String {
 
 /// What was not compared, and the notes.
 fn remarks(out: &mut String, common: &Common, labels: &Labels) {
+    given(out, common);
     let sides = [
         (&labels.left, common.counts.missing_right),
         (&labels.right, common.counts.missing_left),
@@ -165,6 +170,22 @@ fn remarks(out: &mut String, common: &Common, labels: &Labels) {
     }
     for note in &common.notes {
         line(out, wrap("  note: ", &note.message));
+    }
+}
+
+/// What both runs were given alike; what they were not, the notes tell.
+fn given(out: &mut String, common: &Common) {
+    let alike = common.given.iter().filter(|g| g.same == Some(true));
+    let texts: Vec<String> = alike
+        .map(|g| match (g.what, g.left.as_deref().unwrap_or_default()) {
+            ("model", hash) => format!("model {}...", short(hash)),
+            ("tokenizer", _) => "tokenizer".to_owned(),
+            ("token ids", _) => plural(common.token_ids.equal, "token id"),
+            (what, value) => format!("{what} {value}"),
+        })
+        .collect();
+    if !texts.is_empty() {
+        line(out, wrap("  the same for both: ", &texts.join(", ")));
     }
 }
 
