@@ -360,6 +360,59 @@ fn record(flags: &[&str], env: &[(&str, &str)]) -> common::Ran {
 }
 
 #[test]
+fn a_program_is_rerun_for_a_floor_and_its_runs_are_kept_only_where_asked() {
+    let dir = TempDir::new().unwrap();
+    let this = std::env::current_exe().unwrap();
+    let auto = |flags: &[&str], fails: bool| {
+        let mut calibrate = command();
+        calibrate
+            .arg("calibrate")
+            .arg("--auto")
+            .args(flags)
+            .current_dir(dir.path());
+        calibrate
+            .arg("--")
+            .arg(&this)
+            .args(["--ignored", "--exact", "the_program"]);
+        if fails {
+            calibrate.env("TINY_FAILS", "1");
+        }
+        ran(calibrate.output().unwrap())
+    };
+    let found = |name: &str| dir.path().join(name).exists();
+    let done = auto(&["-o", "floor.toml", "--also", "--nocapture"], false);
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    assert!(
+        done.stdout.contains("6 pairs, 4 runs of 1 prompt"),
+        "{}",
+        done.stdout
+    );
+    assert!(done.stdout.contains("expect false alarms"), "{}", done.stdout);
+    assert_eq!(
+        std::fs::read_dir(dir.path()).unwrap().count(),
+        1,
+        "only the floor is left"
+    );
+    let kept = auto(&["-o", "floor.toml", "--into", "kept"], false);
+    assert!(kept.code == 0 && found("kept/run=prompt-1-3"), "{}", kept.stderr);
+
+    for (flags, fails, why) in [
+        (&["-o", "none.toml"][..], true, "failed: exit status: 3"),
+        (
+            &["-o", "none.toml", "--prompt", "hi"][..],
+            false,
+            "which is where each prompt is put",
+        ),
+        (&["-o", "no/where.toml"][..], false, "no/where.toml"),
+    ] {
+        let done = auto(flags, fails);
+        assert_eq!(done.code, 2, "{}", done.stdout);
+        assert!(done.stderr.contains(why), "{why}: {}", done.stderr);
+        assert!(!found("none.toml"));
+    }
+}
+
+#[test]
 fn recording_tells_what_was_recorded() {
     let dir = TempDir::new().unwrap();
     let into = dir.path().join("new/db");

@@ -175,7 +175,8 @@ fn floor(file: &Path) -> Result<(Floor, String), Error> {
     Ok((Floor::from_toml(&read(file)?)?, name.into_owned()))
 }
 
-fn read(file: &Path) -> Result<String, Error> {
+/// Reads a text file.
+pub fn read(file: &Path) -> Result<String, Error> {
     std::fs::read_to_string(file).map_err(|source| Error::Io {
         action: "read",
         path: file.to_owned(),

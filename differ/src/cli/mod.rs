@@ -8,6 +8,7 @@ mod doctor;
 mod export;
 mod first;
 mod import;
+mod launch;
 mod open;
 mod output;
 mod progress;

@@ -1,5 +1,6 @@
 use super::{
     args::selection,
+    launch::{Launch, SELECT},
     output::{Failure, Format, Output},
 };
 use bitnet_diff::{
@@ -11,17 +12,13 @@ use bitnet_diff::{
     report::ErrorView,
 };
 use bitnet_trace_schema::run_dir::is_run_name;
-use signal_hook::consts::SIGINT;
 use std::{
     collections::BTreeSet,
     ffi::OsString,
     path::{Path, PathBuf},
-    process::{Command, ExitStatus, Stdio},
-    sync::{Arc, atomic::AtomicBool},
+    process::ExitStatus,
 };
 
-/// Which records are kept.
-const SELECT: &str = "BITNET_TRACE_SELECT";
 /// Where runs go when nothing says where.
 const DEFAULT_DATABASE: &str = "traces";
 
@@ -76,7 +73,16 @@ pub fn run(args: Args) -> Result<Output, Failure> {
     } else {
         preload::find()
     };
-    let status = launch(&args, &into, library.as_deref().ok())?;
+    let launch = Launch {
+        command: &args.command,
+        into: &into,
+        name: args.name.as_deref(),
+        select: args.select.as_deref(),
+        library: library.as_deref().ok(),
+        threads: args.threads_hint,
+        quiet: args.format == Format::Json,
+    };
+    let status = launch.run()?;
     let runs = RecordedRun::all(&into, &|name| !before.contains(name))?;
     let error = problem(
         status,
@@ -142,7 +148,7 @@ fn check_selection(given: Option<&str>) -> Result<(), Failure> {
 
 /// Creates the database's directory, and a file in it: better to learn here that it cannot be written than
 /// after the program's hour of work.
-fn writable(dir: &Path) -> Result<(), Failure> {
+pub fn writable(dir: &Path) -> Result<(), Failure> {
     let probe = dir.join(format!(".bitnet-diff-{}", std::process::id()));
     let tried = std::fs::create_dir_all(dir)
         .and_then(|()| std::fs::write(&probe, b""))
@@ -157,41 +163,12 @@ fn writable(dir: &Path) -> Result<(), Failure> {
 }
 
 /// The run directories, without a look into them.
-fn run_names(dir: &Path) -> BTreeSet<OsString> {
+pub fn run_names(dir: &Path) -> BTreeSet<OsString> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     entries.map(|e| e.file_name()).collect()
 }
 
-fn launch(args: &Args, into: &Path, library: Option<&Path>) -> Result<ExitStatus, Failure> {
-    let command = &args.command;
-    let mut child = Command::new(&command[0]);
-    child.args(&command[1..]).env("BITNET_TRACE_DIR", into);
-    if let Some(name) = &args.name {
-        child.env("BITNET_TRACE_RUN", name);
-    }
-    if let Some(select) = &args.select {
-        child.env(SELECT, select);
-    }
-    if let Some(library) = library {
-        child.env(preload::LD_PRELOAD, preload::with_own(library));
-    }
-    if let Some(threads) = args.threads_hint {
-        child.env(preload::THREADS, threads.to_string());
-    }
-    if args.format == Format::Json {
-        child.stdout(Stdio::from(std::io::stderr()));
-    }
-    // Ctrl-C goes to the program too, which decides what to do about it; the report comes after it. A handler,
-    // unlike an ignored signal, is not inherited.
-    let interrupted = Arc::new(AtomicBool::new(false));
-    let _ = signal_hook::flag::register(SIGINT, interrupted);
-    child.status().map_err(|e| {
-        let message = format!("cannot run {}: {e}", command[0].to_string_lossy());
-        Failure::new("program", message)
-    })
-}
-
-fn problem(
+pub fn problem(
     status: ExitStatus,
     runs: &[RecordedRun],
     command: &OsString,
