@@ -1,6 +1,7 @@
 use crate::{
     floor::FloorError,
     ids::{IdDifference, IdList},
+    mapping::MappingError,
     plan::Key,
     tolerance::ToleranceError,
 };
@@ -32,6 +33,9 @@ pub enum Error {
     /// The user's stage file is unusable.
     #[error(transparent)]
     Stages(#[from] StageError),
+    /// The mapping file is unusable, or does not fit the run.
+    #[error(transparent)]
+    Mapping(#[from] MappingError),
     /// A file could not be read or written.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
@@ -128,6 +132,7 @@ impl Error {
             Self::Floor(_) => "floor",
             Self::NoPairs { .. } => "no_pairs",
             Self::Stages(_) => "stages",
+            Self::Mapping(_) => "mapping",
             Self::Io { .. } => "io",
             Self::Program { .. } => "program",
             Self::Incomplete { .. } => "incomplete",

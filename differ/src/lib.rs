@@ -52,6 +52,7 @@ pub mod importing;
 pub mod inputs;
 pub mod judge;
 pub mod logits;
+pub mod mapping;
 pub mod metrics;
 pub mod neighbourhood;
 mod notes;

@@ -1,5 +1,6 @@
 //! Where records come from: a stored run, or memory.
 
+use crate::mapping::{Convention, Naming};
 use bitnet_trace_schema::{DType, Manifest, RecordMeta, quant};
 use bitnet_trace_store::{Filter, Row, Run, StoreError, TensorRef, Traces};
 use std::borrow::Cow;
@@ -24,6 +25,21 @@ pub trait Records: Sync {
     /// # Errors
     /// [`StoreError`] where they are there and cannot be read.
     fn elements(&self, row: usize) -> Result<Elements, StoreError>;
+
+    /// The scalar columns of record `row` as its run has them, whatever [`Records::meta`] calls it.
+    fn recorded(&self, row: usize) -> &RecordMeta {
+        self.meta(row)
+    }
+
+    /// How record `row` came by its stage and layer.
+    fn naming(&self, _row: usize) -> Naming {
+        Naming::Recorded
+    }
+
+    /// The order in which the run held the elements of record `row`, where they were put into another.
+    fn convention(&self, _row: usize) -> Option<&Convention> {
+        None
+    }
 }
 
 /// The elements of a record, row-major.

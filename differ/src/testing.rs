@@ -8,7 +8,7 @@ use bitnet_trace_schema::{
 use bitnet_trace_store::StoreError;
 
 /// Records in memory, in order of execution.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Memory {
     pub rows: Vec<(RecordMeta, Elements)>,
 }
