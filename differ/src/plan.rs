@@ -7,6 +7,13 @@
 //!
 //! The order is causal: by request, then seq (a token depends on no later one), then the order in
 //! which the left run executed. A record that the left run lacks is placed by the vocabulary.
+//!
+//! [`AlignPlan::lines`] and [`Explained`] say how each step pairs, or why it does not. That is asked for apart: a
+//! comparison needs the steps only.
+
+mod how;
+
+pub use how::{Explained, How, LayoutLine, Missing, MissingLine, NameLine, PlanLine, PlanReport, Rule};
 
 use crate::records::Records;
 use bitnet_trace_schema::{RecordMeta, StageGraph};
@@ -78,19 +85,6 @@ pub struct AlignPlan {
     pub steps: Vec<Step>,
 }
 
-/// How the records of one stage are aligned.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct PlanLine {
-    /// The stage.
-    pub stage: String,
-    /// Records on both sides.
-    pub paired: u64,
-    /// Records of the left run only.
-    pub left_only: u64,
-    /// Records of the right run only.
-    pub right_only: u64,
-}
-
 /// Aligns two runs.
 pub fn plan(left: &dyn Records, right: &dyn Records, graph: &StageGraph) -> AlignPlan {
     let steps = align(&[left, right], graph).into_iter().map(|a| Step {
@@ -101,29 +95,6 @@ pub fn plan(left: &dyn Records, right: &dyn Records, graph: &StageGraph) -> Alig
     });
     AlignPlan {
         steps: steps.collect(),
-    }
-}
-
-impl AlignPlan {
-    /// Counts by stage, in causal order of the vocabulary.
-    pub fn lines(&self, graph: &StageGraph) -> Vec<PlanLine> {
-        let mut lines: BTreeMap<(usize, &str), PlanLine> = BTreeMap::new();
-        for step in &self.steps {
-            let stage = step.key.stage.as_str();
-            let rank = graph.rank(stage).unwrap_or(usize::MAX);
-            let line = lines.entry((rank, stage)).or_insert_with(|| PlanLine {
-                stage: stage.to_owned(),
-                paired: 0,
-                left_only: 0,
-                right_only: 0,
-            });
-            match (step.left, step.right) {
-                (Some(_), Some(_)) => line.paired += 1,
-                (Some(_), None) => line.left_only += 1,
-                _ => line.right_only += 1,
-            }
-        }
-        lines.into_values().collect()
     }
 }
 
@@ -362,11 +333,6 @@ mod tests {
         left.push_at(4, 3, 0, "q_proj", &[2.0]);
         right.push_at(7, 3, 0, "q_proj", &[1.0]);
         assert_eq!(align_two(&left, &right), ["3/0/q_proj#0 0 0", "3/0/q_proj#1 1 -"]);
-        let lines = plan(&left, &right, &StageGraph::builtin()).lines(&StageGraph::builtin());
-        assert_eq!(
-            (lines[0].paired, lines[0].left_only, lines[0].right_only),
-            (1, 1, 0)
-        );
     }
 
     #[test]

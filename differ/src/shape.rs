@@ -45,7 +45,8 @@ pub fn layout(left: &RecordMeta, right: &RecordMeta) -> Layout {
     Layout::Different
 }
 
-fn squeezed(shape: &[i64]) -> Vec<i64> {
+/// A shape without its dimensions of extent 1.
+pub(crate) fn squeezed(shape: &[i64]) -> Vec<i64> {
     shape.iter().copied().filter(|&dim| dim != 1).collect()
 }
 

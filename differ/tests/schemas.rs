@@ -68,16 +68,12 @@ fn json_outputs_validate() {
             }
         }
     }
-    check(
-        "compare",
-        &two(
-            "compare",
-            &left,
-            &others[1],
-            &["--format", "json", "--explain-plan"],
-        )
-        .json(),
-    );
+    for command in ["first", "compare"] {
+        for other in &others {
+            let flags = ["--format", "json", "--explain-plan"];
+            check("plan", &two(command, &left, other, &flags).json());
+        }
+    }
     let db = dir.path().to_str().unwrap();
     check(
         "query",

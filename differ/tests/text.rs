@@ -153,3 +153,38 @@ fn a_nan_reads_well() {
         shown(dir.path(), &two("tokens", &left, &right, &[]))
     );
 }
+
+#[test]
+fn a_plan_tells_names_layouts_and_what_is_missing_and_why() {
+    let dir = TempDir::new().unwrap();
+    let left = Made {
+        name: "cpp",
+        ..Made::default()
+    };
+    let left = left.record(dir.path());
+    let right = Made {
+        name: "rust",
+        change: &|seq, layer, stage, _| {
+            !(stage == "attn_probs" || (layer, stage) == (2, "attn_out") && seq < 4)
+        },
+        rename: &|stage| match stage {
+            "attn_norm" => "attn_norm_weighted".into(),
+            "q_rope" => "mine".into(),
+            "q_proj" => "wq".into(),
+            word => word.to_owned(),
+        },
+        ..Made::default()
+    };
+    let right = right.record(dir.path());
+    let (mapping, stages) = (dir.path().join("mapping.toml"), dir.path().join("stages.toml"));
+    let text = "[[map]]\nname='wq'\nstage='q_proj'\nlayout='rope_halves'\nheads=3\n\
+                [[map]]\nname='blk.{layer}.wk'\nstage='k_proj'";
+    std::fs::write(&mapping, text).unwrap();
+    let text = "[[stage]]\nname='attn_norm'\naliases.mine=['attn_norm_weighted']";
+    std::fs::write(&stages, text).unwrap();
+    let files = [mapping.to_str().unwrap(), stages.to_str().unwrap()];
+    let flags = ["--mapping", files[0], "--stages", files[1], "--explain-plan"];
+    let shown = shown(dir.path(), &two("first", &left, &right, &flags));
+    assert!(shown.lines().all(|l| l.chars().count() <= 80), "{shown}");
+    insta::assert_snapshot!("plan-explained", shown);
+}

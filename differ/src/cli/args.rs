@@ -5,6 +5,7 @@ use bitnet_diff::{
     Error,
     compare::Options,
     floor::Floor,
+    mapping::Mapping,
     select::Span,
     tolerance::{Gates, Tolerance, ToleranceError},
 };
@@ -14,7 +15,7 @@ use clap::Args;
 use std::path::{Path, PathBuf};
 
 /// Which records to take.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Selection")]
 pub struct Filters {
     /// Token positions: 3, 0-5 or 4-
@@ -92,10 +93,7 @@ pub struct ToleranceArgs {
 impl ToleranceArgs {
     fn read(&self) -> Result<Tolerance, Error> {
         if let Some(file) = &self.tolerance {
-            let name = file
-                .file_name()
-                .map_or_else(String::new, |n| n.to_string_lossy().into_owned());
-            return Ok(Tolerance::from_toml(&read(file)?, &name)?);
+            return Ok(Tolerance::from_toml(&read(file)?, &name_of(file))?);
         }
         let gates = Gates {
             exact: self.exact,
@@ -132,6 +130,9 @@ pub struct CompareArgs {
     /// TOML file with stages and aliases of your own
     #[arg(long, value_name = "FILE", help_heading = None)]
     stages: Option<PathBuf>,
+    /// TOML file that gives the tensors of either run stages, layers and layouts, such as `align` writes
+    #[arg(long, value_name = "FILE", help_heading = None)]
+    mapping: Option<PathBuf>,
     /// What to call the two sides
     #[arg(long, value_name = "LEFT,RIGHT", value_parser = labels, help_heading = None)]
     pub labels: Option<(String, String)>,
@@ -158,6 +159,20 @@ impl CompareArgs {
     pub fn graph(&self) -> Result<StageGraph, Failure> {
         graph(self.stages.as_deref())
     }
+
+    /// The mapping, where there is one.
+    pub fn mapping(&self) -> Result<Option<Mapping>, Failure> {
+        let Some(file) = &self.mapping else {
+            return Ok(None);
+        };
+        let mapping = Mapping::from_toml(&read(file)?, &name_of(file)).map_err(Error::from)?;
+        Ok(Some(mapping))
+    }
+}
+
+fn name_of(file: &Path) -> String {
+    file.file_name()
+        .map_or_else(String::new, |n| n.to_string_lossy().into_owned())
 }
 
 /// The built-in vocabulary, with a user's additions.

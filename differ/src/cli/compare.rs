@@ -3,19 +3,11 @@ use super::{
     first::with_comparison,
     open,
     output::{Failure, Output},
+    plan::explain_plan,
     progress::Progress,
     verdict::VerdictArgs,
 };
-use bitnet_diff::{
-    checks::Checks,
-    exit,
-    plan::{PlanLine, plan},
-    render,
-    report::Labels,
-    summary::CompareReport,
-    three::three,
-};
-use serde::Serialize;
+use bitnet_diff::{checks::Checks, mapping::Which, render, summary::CompareReport, three::three};
 use std::path::{Path, PathBuf};
 
 /// Every stage of two runs: counts, worst record, growth of the error over the layers
@@ -38,24 +30,16 @@ pub struct Args {
     third: Option<PathBuf>,
     #[command(flatten)]
     compare: CompareArgs,
-    /// Print which records would be paired, and compare nothing
+    /// Print how records would be paired, and why others would not, and compare nothing
     #[arg(long, help_heading = None)]
     explain_plan: bool,
     #[command(flatten)]
     pub verdict: VerdictArgs,
 }
 
-/// A plan, printed instead of a comparison.
-#[derive(Serialize)]
-struct PlanReport {
-    left: String,
-    right: String,
-    plan: Vec<PlanLine>,
-}
-
 pub fn run(args: Args) -> Result<Output, Failure> {
     if args.explain_plan {
-        return explain_plan(args);
+        return explain_plan(&args.left, &args.right, &args.compare, args.verdict.format());
     }
     let verdict = args.verdict;
     if let Some(third) = &args.third {
@@ -78,8 +62,15 @@ pub fn run(args: Args) -> Result<Output, Failure> {
 
 fn compare_three(args: &Args, third: &Path) -> Result<Output, Failure> {
     let (options, graph) = (args.compare.options()?, args.compare.graph()?);
-    let open = |path: &Path| open::run(path, &args.compare.filters, &graph);
-    let runs = [open(&args.left)?, open(&args.right)?, open(third)?];
+    let mapping = args.compare.mapping()?;
+    let names = open::Names {
+        filters: &args.compare.filters,
+        graph: &graph,
+        mapping: mapping.as_ref(),
+    };
+    let open = |path: &Path, which| open::run(path, which, names);
+    let (left, right) = (open(&args.left, Which::Left)?, open(&args.right, Which::Right)?);
+    let runs = [left, right, open(third, Which::Right)?];
     let sides = runs.each_ref().map(|r| r.side());
     let progress = Progress::new();
     let mut report = three(sides.each_ref(), &graph, &options, &|done, total| {
@@ -89,26 +80,4 @@ fn compare_three(args: &Args, third: &Path) -> Result<Output, Failure> {
     let opened = runs.iter().filter_map(|r| r.note.clone());
     report.notes.splice(0..0, opened);
     args.verdict.output_three(&report, || render::three(&report))
-}
-
-fn explain_plan(args: Args) -> Result<Output, Failure> {
-    let graph = args.compare.graph()?;
-    let filters = &args.compare.filters;
-    let (left, right) = (
-        open::run(&args.left, filters, &graph)?,
-        open::run(&args.right, filters, &graph)?,
-    );
-    let (left, right) = (left.side(), right.side());
-    let report = PlanReport {
-        left: left.name.into(),
-        right: right.name.into(),
-        plan: plan(left.records, right.records, &graph).lines(&graph),
-    };
-    let labels = Labels::new(args.compare.labels.clone(), left.name, right.name);
-    Output::new(
-        args.verdict.format(),
-        &report,
-        || render::plan(&report.plan, &labels),
-        exit::MATCH,
-    )
 }

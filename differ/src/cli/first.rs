@@ -2,6 +2,7 @@ use super::{
     args::CompareArgs,
     open,
     output::{Failure, Output},
+    plan::explain_plan,
     progress::Progress,
     verdict::VerdictArgs,
 };
@@ -32,12 +33,18 @@ pub struct Args {
     right: PathBuf,
     #[command(flatten)]
     compare: CompareArgs,
+    /// Print how records would be paired, and why others would not, and compare nothing
+    #[arg(long, help_heading = None)]
+    explain_plan: bool,
     #[command(flatten)]
     pub verdict: VerdictArgs,
 }
 
 pub fn run(args: Args) -> Result<Output, Failure> {
     let verdict = args.verdict;
+    if args.explain_plan {
+        return explain_plan(&args.left, &args.right, &args.compare, verdict.format());
+    }
     with_comparison(
         args.left,
         args.right,
@@ -61,10 +68,13 @@ pub fn with_comparison<T>(
     then: impl FnOnce(&Comparison<'_>, &Labels, Vec<Note>) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
     let (options, graph) = (args.options()?, args.graph()?);
-    let (left, right) = (
-        open::run(&left, &args.filters, &graph)?,
-        open::run(&right, &args.filters, &graph)?,
-    );
+    let mapping = args.mapping()?;
+    let names = open::Names {
+        filters: &args.filters,
+        graph: &graph,
+        mapping: mapping.as_ref(),
+    };
+    let (left, right) = open::both(&left, &right, names)?;
     let (a, b) = (left.side(), right.side());
     let progress = Progress::new();
     let comparison = compare(&a, &b, &graph, &options, &|done, total| {
@@ -72,7 +82,8 @@ pub fn with_comparison<T>(
     })?;
     drop(progress);
     let labels = Labels::new(args.labels.clone(), a.name, b.name);
-    let notes = [left.note.clone(), right.note.clone()]
+    let unused = mapping.as_ref().and_then(|m| m.unused(left.used(), right.used()));
+    let notes = [left.note.clone(), right.note.clone(), unused]
         .into_iter()
         .flatten()
         .collect();

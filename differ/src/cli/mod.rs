@@ -11,6 +11,7 @@ mod import;
 mod launch;
 mod open;
 mod output;
+mod plan;
 mod progress;
 mod query;
 mod record;

@@ -4,17 +4,22 @@ use super::{args::Filters, output::Failure};
 use bitnet_diff::{
     Error,
     compare::describe,
+    mapping::{Mapped, Mapping, Which},
     records::{Records, Side, StoredRecords, TraceRecords},
     report::Note,
 };
 use bitnet_trace_schema::{StageGraph, run_dir, selection::Selection};
 use bitnet_trace_store::{Database, Filter, Run, StoreError, Traces};
-use std::path::{Path, PathBuf};
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+};
 
 /// Where runs are looked for when no database is given, after `BITNET_TRACE_DIR`.
 const DEFAULT_DATABASES: [&str; 2] = ["traces", "target/demo/traces"];
 
-/// A run or `.trace` files that a path names, with those of its records that the filters take.
+/// A run or `.trace` files that a path names, with those of its records that the filters take, under the names
+/// that aliases and a mapping give them.
 pub struct Opened {
     records: Source,
     /// Which run was taken, where the path was that of a database.
@@ -23,34 +28,93 @@ pub struct Opened {
 
 /// Where the records are.
 enum Source {
-    Run(Box<StoredRecords>),
-    Traces(Box<TraceRecords>),
+    Run(Box<Mapped<StoredRecords>>),
+    Traces(Box<Mapped<TraceRecords>>),
 }
 
 impl Opened {
     /// The records as a side of a comparison.
     pub fn side(&self) -> Side<'_> {
         match &self.records {
-            Source::Run(records) => records.side(),
-            Source::Traces(records) => records.side(),
+            Source::Run(mapped) => Side {
+                records: &**mapped,
+                ..mapped.inner().side()
+            },
+            Source::Traces(mapped) => Side {
+                records: &**mapped,
+                ..mapped.inner().side()
+            },
+        }
+    }
+
+    /// Entries of the mapping that match some of its records.
+    pub fn used(&self) -> &HashSet<usize> {
+        match &self.records {
+            Source::Run(mapped) => mapped.used(),
+            Source::Traces(mapped) => mapped.used(),
         }
     }
 }
 
+/// How records are looked for.
+#[derive(Clone, Copy)]
+pub struct Names<'a> {
+    /// Which records.
+    pub filters: &'a Filters,
+    /// The vocabulary.
+    pub graph: &'a StageGraph,
+    /// Other names for them.
+    pub mapping: Option<&'a Mapping>,
+}
+
+/// Opens both runs of a comparison.
+pub fn both(left: &Path, right: &Path, names: Names<'_>) -> Result<(Opened, Opened), Failure> {
+    Ok((run(left, Which::Left, names)?, run(right, Which::Right, names)?))
+}
+
 /// Opens a run, the newest run of a database, or `.trace` files.
-pub fn run(path: &Path, filters: &Filters, graph: &StageGraph) -> Result<Opened, Failure> {
+pub fn run(path: &Path, which: Which, names: Names<'_>) -> Result<Opened, Failure> {
     if Traces::are_at(path) {
-        let records = traces(path, filters, graph)?;
-        return Ok(Opened {
-            records: Source::Traces(Box::new(records)),
-            note: None,
-        });
+        return traces(path, which, names);
     }
-    let (records, note) = stored(path, filters, None)?;
+    let filters = names.filters;
+    let open = |of_run: &Filters, rest| {
+        let (records, note) = stored(path, of_run, None)?;
+        Ok::<_, Failure>((mapped(records, which, names, rest)?, note))
+    };
+    // The filters take names, which the run itself may not know.
+    let wide = || open(&Filters::default(), true);
+    let named = filters.stage.is_some() || filters.layer.is_some();
+    let (mapped, note) = if names.mapping.is_some() {
+        wide()?
+    } else {
+        match open(filters, false) {
+            Err(error) if named => wide().ok().filter(|(m, _)| !m.is_empty()).ok_or(error)?,
+            opened => opened?,
+        }
+    };
+    if mapped.is_empty() {
+        return Err(no_records(filters, &mapped.inner().side()).into());
+    }
     Ok(Opened {
-        records: Source::Run(Box::new(records)),
+        records: Source::Run(Box::new(mapped)),
         note,
     })
+}
+
+/// The records under their other names; `filter` says whether the filters are still to be applied.
+fn mapped(
+    records: StoredRecords,
+    which: Which,
+    names: Names<'_>,
+    filter: bool,
+) -> Result<Mapped<StoredRecords>, Failure> {
+    let engine = records.run().manifest().engine.name.clone();
+    let mut mapped = Mapped::new(records, which, &engine, names.mapping, names.graph).map_err(Error::from)?;
+    if filter {
+        mapped.retain(&names.filters.filter());
+    }
+    Ok(mapped)
 }
 
 /// Opens a run, or the newest run of a database: at least one of its records is taken by the filters and the
@@ -90,16 +154,21 @@ pub fn is_database(path: &Path) -> bool {
     name_of(path).and_then(run_dir::run_of_dir).is_none() && !path.join(run_dir::MANIFEST).exists()
 }
 
-/// The records of `.trace` files that the filters take: at least one.
-fn traces(path: &Path, filters: &Filters, graph: &StageGraph) -> Result<TraceRecords, Failure> {
-    let traces = Traces::read(&[path], graph.clone())?;
+/// `.trace` files, with at least one record that the filters take.
+fn traces(path: &Path, which: Which, names: Names<'_>) -> Result<Opened, Failure> {
+    let traces = Traces::read(&[path], names.graph.clone())?;
     let name = trace_name(path);
-    let of = |traces, filter: &Filter| TraceRecords::new(traces, path.display().to_string(), &name, filter);
-    let taken = of(traces.clone(), &filters.filter());
-    if !taken.is_empty() {
-        return Ok(taken);
+    let all = TraceRecords::new(traces, path.display().to_string(), &name, &Filter::default());
+    let engine = all.side().manifest.engine.name.clone();
+    let mut mapped = Mapped::new(all, which, &engine, names.mapping, names.graph).map_err(Error::from)?;
+    mapped.retain(&names.filters.filter());
+    if mapped.is_empty() {
+        return Err(no_records(names.filters, &mapped.inner().side()).into());
     }
-    Err(no_records(filters, &of(traces, &Filter::default()).side()).into())
+    Ok(Opened {
+        records: Source::Traces(Box::new(mapped)),
+        note: None,
+    })
 }
 
 /// The name of a run of `.trace` files: that of their folder, or of the file.

@@ -43,11 +43,13 @@ fn top_k() -> RangedU64ValueParser<usize> {
 pub fn run(mut args: Args) -> Result<Output, Failure> {
     let (options, graph) = (args.compare.options()?, args.compare.graph()?);
     args.compare.filters.stage.get_or_insert_with(|| LOGITS.into());
-    let filters = &args.compare.filters;
-    let (left, right) = (
-        open::run(&args.left, filters, &graph)?,
-        open::run(&args.right, filters, &graph)?,
-    );
+    let mapping = args.compare.mapping()?;
+    let names = open::Names {
+        filters: &args.compare.filters,
+        graph: &graph,
+        mapping: mapping.as_ref(),
+    };
+    let (left, right) = open::both(&args.left, &args.right, names)?;
     let (a, b) = (left.side(), right.side());
     let mut report = tokens(&a, &b, &graph, &options, args.top_k)?;
     report.notes.splice(
