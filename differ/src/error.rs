@@ -83,6 +83,17 @@ pub enum Error {
         /// What it has, in words.
         known: String,
     },
+    /// A run keeps no values, and values are all that can tell.
+    #[error(
+        "{run} keeps no values at the positions that both runs have, and they are what is compared; record it with BITNET_TRACE_VALUES=full"
+    )]
+    NoValues {
+        /// The run.
+        run: String,
+    },
+    /// A mapping that a file cannot hold.
+    #[error("the mapping cannot be written: {0}")]
+    Write(#[from] toml::ser::Error),
     /// No record of one run belongs to one of the other.
     #[error(
         "{left} and {right} have no record in common: {left} has {left_has}, {right} has {right_has}; compare runs of the same prompt and stages"
@@ -138,6 +149,8 @@ impl Error {
             Self::Incomplete { .. } => "incomplete",
             Self::TokenIds { .. } => "token_ids",
             Self::NoRecords { .. } => "no_records",
+            Self::NoValues { .. } => "no_values",
+            Self::Write(_) => "mapping",
             Self::NothingInCommon { .. } => "nothing_in_common",
             Self::NothingCompared { .. } => "nothing_compared",
             Self::Elements { .. } => "damaged",

@@ -39,6 +39,7 @@
 // Allowed in one place: to call what was compiled for the vectors that the processor was asked for.
 #![deny(unsafe_code)]
 
+pub mod align;
 pub mod checks;
 pub mod compare;
 pub mod doctor;

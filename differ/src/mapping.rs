@@ -10,6 +10,7 @@ mod mapped;
 mod tests;
 
 pub use convention::{Convention, ConventionName, head_major};
+pub(crate) use file::layer_of;
 pub use file::{Entry, Mapping, MappingError, Which};
-pub(crate) use mapped::split_layer;
 pub use mapped::{Mapped, Naming};
+pub(crate) use mapped::{Source, gathered, permuted, sources, split_layer};

@@ -42,6 +42,32 @@ pub trait Records: Sync {
     }
 }
 
+impl<R: Records + ?Sized> Records for &R {
+    fn len(&self) -> usize {
+        (**self).len()
+    }
+
+    fn meta(&self, row: usize) -> &RecordMeta {
+        (**self).meta(row)
+    }
+
+    fn elements(&self, row: usize) -> Result<Elements, StoreError> {
+        (**self).elements(row)
+    }
+
+    fn recorded(&self, row: usize) -> &RecordMeta {
+        (**self).recorded(row)
+    }
+
+    fn naming(&self, row: usize) -> Naming {
+        (**self).naming(row)
+    }
+
+    fn convention(&self, row: usize) -> Option<&Convention> {
+        (**self).convention(row)
+    }
+}
+
 /// The elements of a record, row-major.
 #[derive(Debug, Clone)]
 pub enum Elements {

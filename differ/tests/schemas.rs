@@ -68,6 +68,10 @@ fn json_outputs_validate() {
             }
         }
     }
+    for other in &others {
+        let ran = two("align", &left, other, &["--format", "json"]);
+        check("align", &ran.json());
+    }
     for command in ["first", "compare"] {
         for other in &others {
             let flags = ["--format", "json", "--explain-plan"];

@@ -188,3 +188,39 @@ fn a_plan_tells_names_layouts_and_what_is_missing_and_why() {
     assert!(shown.lines().all(|l| l.chars().count() <= 80), "{shown}");
     insta::assert_snapshot!("plan-explained", shown);
 }
+
+#[test]
+fn an_alignment_reads_well() {
+    let dir = TempDir::new().unwrap();
+    let left = Made {
+        name: "cpp",
+        ..Made::default()
+    };
+    let left = left.record(dir.path());
+    let right = Made {
+        name: "rust",
+        rename: &|stage| format!("x_{stage}"),
+        change: &|_, layer, stage, v| {
+            match (stage, layer) {
+                ("q_proj", _) => {
+                    *v = v
+                        .chunks(2)
+                        .map(|p| p[0])
+                        .chain(v.chunks(2).map(|p| p[1]))
+                        .collect()
+                }
+                ("layer_out", 2) => shift(v, 1.0),
+                _ => shift(v, 1e-3),
+            }
+            true
+        },
+        ..Made::default()
+    };
+    let right = right.record(dir.path());
+    let file = dir.path().join("mapping.toml");
+    let ran = two("align", &left, &right, &["-o", file.to_str().unwrap()]);
+    let text = shown(dir.path(), &ran);
+    assert!(text.lines().all(|l| l.chars().count() <= 80), "{text}");
+    insta::assert_snapshot!("align", text);
+    insta::assert_snapshot!("align-mapping", std::fs::read_to_string(&file).unwrap());
+}

@@ -199,7 +199,8 @@ pub fn read(file: &Path) -> Result<String, Error> {
     })
 }
 
-fn labels(text: &str) -> Result<(String, String), String> {
+/// Two names with a comma between them.
+pub fn labels(text: &str) -> Result<(String, String), String> {
     match text.split_once(',').map(|(l, r)| (l.trim(), r.trim())) {
         Some((left, right)) if !left.is_empty() && !right.is_empty() => Ok((left.into(), right.into())),
         _ => Err("give two names with a comma between them, such as Rust,C++".into()),

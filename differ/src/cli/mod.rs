@@ -1,5 +1,6 @@
 //! The command line. Each command has a file; `output` knows streams and exit codes.
 
+mod align;
 mod args;
 mod calibrate;
 mod compare;
@@ -54,6 +55,7 @@ enum Command {
     First(first::Args),
     Compare(compare::Args),
     Tokens(tokens::Args),
+    Align(align::Args),
     Calibrate(calibrate::Args),
     Query(query::Args),
     Runs(runs::Args),
@@ -71,6 +73,7 @@ impl Command {
             Self::First(a) => a.verdict.format(),
             Self::Compare(a) => a.verdict.format(),
             Self::Tokens(a) => a.format,
+            Self::Align(a) => a.format,
             Self::Calibrate(a) => a.format,
             Self::Query(a) => a.format,
             Self::Runs(a) => a.format,
@@ -88,6 +91,7 @@ impl Command {
             Self::First(a) => first::run(a),
             Self::Compare(a) => compare::run(a),
             Self::Tokens(a) => tokens::run(a),
+            Self::Align(a) => align::run(a),
             Self::Calibrate(a) => calibrate::run(a),
             Self::Query(a) => query::run(a),
             Self::Runs(a) => runs::run(a),

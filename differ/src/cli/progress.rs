@@ -43,6 +43,7 @@ impl Progress {
             let style = ProgressStyle::with_template(&template);
             bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
         });
+        bar.set_length(total as u64);
         bar.set_position(done as u64);
     }
 }

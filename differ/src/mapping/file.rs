@@ -318,7 +318,7 @@ impl Entry {
         };
         let found = [&meta.name, &meta.stage]
             .into_iter()
-            .find_map(|name| matches(pattern, name))?;
+            .find_map(|name| layer_of(pattern, name))?;
         let of_scope = match graph.get(&self.stage).map(|s| s.scope) {
             Some(StageScope::Model) => LAYER_MODEL,
             Some(StageScope::AllLayers) => LAYER_ALL,
@@ -330,7 +330,7 @@ impl Entry {
 
 /// Whether a name is of this pattern, and the layer number in it.
 #[allow(clippy::option_option)]
-fn matches(pattern: &str, name: &str) -> Option<Option<i32>> {
+pub(crate) fn layer_of(pattern: &str, name: &str) -> Option<Option<i32>> {
     let Some((before, after)) = pattern.split_once(LAYER) else {
         return (pattern == name).then_some(None);
     };
@@ -399,9 +399,9 @@ mod tests {
 
     #[test]
     fn a_name_holds_its_layer_where_the_pattern_has_one() {
-        assert_eq!(matches("blk.{layer}.q", "blk.12.q"), Some(Some(12)));
-        assert_eq!(matches("q-{layer}", "q-0"), Some(Some(0)));
-        assert_eq!(matches("embd", "embd"), Some(None));
+        assert_eq!(layer_of("blk.{layer}.q", "blk.12.q"), Some(Some(12)));
+        assert_eq!(layer_of("q-{layer}", "q-0"), Some(Some(0)));
+        assert_eq!(layer_of("embd", "embd"), Some(None));
         for (pattern, name) in [
             ("q-{layer}", "q-"),
             ("q-{layer}", "q-+1"),
@@ -410,7 +410,7 @@ mod tests {
             ("a{layer}a", "a"),
             ("embd", "embd2"),
         ] {
-            assert_eq!(matches(pattern, name), None, "{pattern} {name}");
+            assert_eq!(layer_of(pattern, name), None, "{pattern} {name}");
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Reports as text for people: at most about 80 columns, with ANSI styles that the writer may strip.
 
+mod align;
 mod calibrate;
 mod ci;
 mod compare;
@@ -15,6 +16,7 @@ mod runs;
 mod three;
 mod tokens;
 
+pub use align::align;
 pub use calibrate::calibrate;
 pub use ci::{github, junit};
 pub use compare::compare;
