@@ -4,6 +4,7 @@
 //! that is why `cargo test` alone leaves them out.
 #![cfg(feature = "inference")]
 
+mod align;
 mod bad_input;
 mod bitnet;
 mod control;
