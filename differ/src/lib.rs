@@ -1,7 +1,9 @@
 //! Finds where, and whether, two inference engines diverge.
 //!
 //! Two runs are [`Side`]s: metadata and [`records::Records`], stored or in memory. [`plan::plan`] says which
-//! record belongs to which and in what causal order; [`fn@compare`] carries that out, with a
+//! record belongs to which and in what causal order, and how ([`plan::Explained`]); a run that has other names or
+//! layouts is read through a [`mapping::Mapped`], whose [`mapping::Mapping`] people write or [`align::align`]
+//! proposes from the values alone. [`fn@compare`] carries that out, with a
 //! [`judge::Verdict`] and [`metrics::Metrics`] on each pair, under a [`Tolerance`]. Before any tensor, the token
 //! ids are compared ([`ids`]). From the verdicts and the stage graph, [`origin::origins`] are the diverged records
 //! whose inputs are clean.

@@ -41,7 +41,7 @@ pub fn classes(ends: &Ends<'_>, end: End) -> Result<Vec<Class>, StoreError> {
     }
     let mut all: Vec<Class> = Vec::new();
     let mut place = vec![usize::MAX; class.len()];
-    for tensor in 0..class.len() {
+    for (tensor, near) in neighbours.iter().enumerate() {
         let root = root(&class, tensor);
         if place[root] == usize::MAX {
             place[root] = all.len();
@@ -53,8 +53,7 @@ pub fn classes(ends: &Ends<'_>, end: End) -> Result<Vec<Class>, StoreError> {
         }
         let of = &mut all[place[root]];
         of.members.push(tensor);
-        let others = neighbours[tensor].iter();
-        let others = others.filter(|n| self::root(&class, n.tensor) != root);
+        let others = near.iter().filter(|n| self::root(&class, n.tensor) != root);
         of.nearest = others.map(|n| n.median).fold(of.nearest, f64::min);
     }
     Ok(all)

@@ -21,6 +21,9 @@ const ROTATED: [&str; 5] = ["q_proj", "k_proj", "q_rope", "k_rope", "k_cache"];
 /// What a disguised run calls a tensor, by occurrence, and what it is.
 type Truth = BTreeMap<(String, u64), (String, i64)>;
 
+/// The values of a tensor, one slice a token.
+type Tokens = Vec<Vec<f32>>;
+
 /// How a run is disguised.
 struct Disguise<'a> {
     /// The stage that a record is given; its layer is -1.
@@ -28,7 +31,7 @@ struct Disguise<'a> {
     /// Whether the engine's names of tensors and operations stay.
     keeps_names: bool,
     /// The records of a tensor of one forward call, by position, in another layout.
-    change: &'a dyn Fn(&str, Vec<Vec<f32>>) -> Vec<Vec<f32>>,
+    change: &'a dyn Fn(&str, Tokens) -> Tokens,
     /// Whether a stage of a layer is left out.
     without: &'a dyn Fn(&str, i32) -> bool,
     /// Tensors of random numbers.
@@ -193,7 +196,7 @@ impl Aligned {
 }
 
 /// Each head's rotary pairs as halves, as another engine may hold them.
-fn halves(stage: &str, tokens: Vec<Vec<f32>>) -> Vec<Vec<f32>> {
+fn halves(stage: &str, tokens: Tokens) -> Tokens {
     if !ROTATED.contains(&stage) {
         return tokens;
     }
@@ -206,7 +209,7 @@ fn halves(stage: &str, tokens: Vec<Vec<f32>>) -> Vec<Vec<f32>> {
 }
 
 /// The whole call as [heads, tokens, head_dim], cut as if tokens came first.
-fn head_major(stage: &str, tokens: Vec<Vec<f32>>) -> Vec<Vec<f32>> {
+fn head_major(stage: &str, tokens: Tokens) -> Tokens {
     if !ROTATED.contains(&stage) {
         return tokens;
     }
@@ -218,7 +221,7 @@ fn head_major(stage: &str, tokens: Vec<Vec<f32>>) -> Vec<Vec<f32>> {
 }
 
 /// Columns in an order that no convention has, another one for each width.
-fn shuffled(stage: &str, tokens: Vec<Vec<f32>>) -> Vec<Vec<f32>> {
+fn shuffled(stage: &str, tokens: Tokens) -> Tokens {
     if !ROTATED.contains(&stage) && stage != "v_proj" && stage != "v_cache" {
         return tokens;
     }
