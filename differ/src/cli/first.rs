@@ -82,10 +82,6 @@ pub fn with_comparison<T>(
     })?;
     drop(progress);
     let labels = Labels::new(args.labels.clone(), a.name, b.name);
-    let unused = mapping.as_ref().and_then(|m| m.unused(left.used(), right.used()));
-    let notes = [left.note.clone(), right.note.clone(), unused]
-        .into_iter()
-        .flatten()
-        .collect();
+    let notes = names.notes(&left, &right);
     then(&comparison, &labels, notes)
 }

@@ -23,7 +23,7 @@ const DEFAULT_DATABASES: [&str; 2] = ["traces", "target/demo/traces"];
 pub struct Opened {
     records: Source,
     /// Which run was taken, where the path was that of a database.
-    pub note: Option<Note>,
+    note: Option<Note>,
 }
 
 /// Where the records are.
@@ -48,7 +48,7 @@ impl Opened {
     }
 
     /// Entries of the mapping that match some of its records.
-    pub fn used(&self) -> &HashSet<usize> {
+    fn used(&self) -> &HashSet<usize> {
         match &self.records {
             Source::Run(mapped) => mapped.used(),
             Source::Traces(mapped) => mapped.used(),
@@ -65,6 +65,16 @@ pub struct Names<'a> {
     pub graph: &'a StageGraph,
     /// Other names for them.
     pub mapping: Option<&'a Mapping>,
+}
+
+impl Names<'_> {
+    /// What a reader should know of how the runs were opened.
+    pub fn notes(&self, left: &Opened, right: &Opened) -> Vec<Note> {
+        let newest = [left.note.clone(), right.note.clone()];
+        let mapping = self.mapping.map(|m| m.notes(left.used(), right.used()));
+        let notes = newest.into_iter().flatten();
+        notes.chain(mapping.into_iter().flatten()).collect()
+    }
 }
 
 /// Opens both runs of a comparison.

@@ -27,14 +27,13 @@ pub fn explain_plan(
         mapping: mapping.as_ref(),
     };
     let (left, right) = open::both(left, right, names)?;
-    let unused = mapping.as_ref().and_then(|m| m.unused(left.used(), right.used()));
-    let notes = [left.note.clone(), right.note.clone(), unused];
+    let notes = names.notes(&left, &right);
     let (left, right) = (left.side(), right.side());
     let report = PlanReport {
         left: left.name.into(),
         right: right.name.into(),
         plan: plan(left.records, right.records, &graph).lines(&left, &right, &graph),
-        notes: notes.into_iter().flatten().collect(),
+        notes,
     };
     let labels = Labels::new(args.labels.clone(), left.name, right.name);
     Output::new(format, &report, || render::plan(&report, &labels), exit::MATCH)

@@ -189,8 +189,29 @@ impl Mapping {
         })
     }
 
-    /// The note on entries that match no record, given those that match some in either run.
-    pub fn unused(&self, left: &HashSet<usize>, right: &HashSet<usize>) -> Option<Note> {
+    /// What a reader of a comparison should know of it, given the entries that match records of each run: that it
+    /// was used, and which entries match nothing.
+    pub fn notes(&self, left: &HashSet<usize>, right: &HashSet<usize>) -> Vec<Note> {
+        let note = |message| Note {
+            kind: "mapping",
+            message,
+        };
+        let used = format!(
+            "names and layouts come from {}: {} for the left run, {} for the right one",
+            self.source,
+            match left.len() {
+                1 => "1 entry".to_owned(),
+                n => format!("{n} entries"),
+            },
+            right.len()
+        );
+        let used = (!left.is_empty() || !right.is_empty()).then(|| note(used));
+        used.into_iter()
+            .chain(self.unused(left, right).map(note))
+            .collect()
+    }
+
+    fn unused(&self, left: &HashSet<usize>, right: &HashSet<usize>) -> Option<String> {
         let entries = self.entries.iter().enumerate();
         let unused = entries.filter(|(i, _)| !left.contains(i) && !right.contains(i));
         let shown: Vec<String> = unused
@@ -206,10 +227,8 @@ impl Mapping {
         } else {
             String::new()
         };
-        (!shown.is_empty()).then(|| Note {
-            kind: "mapping",
-            message: format!("entries of {} that match no record: {text}{more}", self.source),
-        })
+        let text = format!("entries of {} that match no record: {text}{more}", self.source);
+        (!shown.is_empty()).then_some(text)
     }
 }
 

@@ -25,9 +25,9 @@ pub enum Naming {
 
 /// The records of a run under other names and in other orders.
 ///
-/// A record whose stage is no word of the vocabulary is looked up in its aliases, by the tensor's name and
-/// operation or by the stage itself, with the layer number that llama.cpp appends (`Qcur-3`); not where the run
-/// records that stage under its own word too. The mapping file comes after that.
+/// A record whose stage is no word of the vocabulary is looked up in its aliases: by the stage, or by the tensor's
+/// name where the stage is made of that or is the operation's; with the layer number that llama.cpp appends
+/// (`Qcur-3`). Not where the run records the alias's stage under its own word too. The mapping file comes after that.
 #[derive(Debug)]
 pub struct Mapped<R> {
     inner: R,
@@ -389,7 +389,10 @@ impl<'a> Aliases<'a> {
         if self.recorded.contains(meta.stage.as_str()) {
             return None;
         }
-        let found = [&meta.name, &meta.stage].into_iter().find_map(|name| {
+        // A stage that is a word of its own, whatever the tensor is called, was meant as one.
+        let generic = meta.stage.contains(&meta.name) || meta.stage == meta.op;
+        let name = generic.then_some(&meta.name);
+        let found = name.into_iter().chain([&meta.stage]).find_map(|name| {
             let (bare, number) = split_layer(name);
             let stage = self
                 .stage(name, &meta.op)

@@ -79,10 +79,14 @@ fn the_last_entry_that_matches_counts_and_is_for_its_run_only() {
         (Naming::Mapping, "blk.7.wq")
     );
     let mapping = Mapping::from_toml(toml, "m.toml").expect("valid");
-    let note = mapping.unused(m.used(), &[2].into()).expect("some match nothing");
+    let notes = mapping.notes(&[2].into(), m.used());
+    let notes: Vec<&str> = notes.iter().map(|n| n.message.as_str()).collect();
     assert_eq!(
-        note.message,
-        "entries of m.toml that match no record: 1 (blk.{layer}.wq), 7 (nobody)"
+        notes,
+        [
+            "names and layouts come from m.toml: 1 entry for the left run, 4 for the right one",
+            "entries of m.toml that match no record: 1 (blk.{layer}.wq), 7 (nobody)"
+        ]
     );
 }
 
@@ -90,12 +94,13 @@ fn the_last_entry_that_matches_counts_and_is_for_its_run_only() {
 fn aliases_of_the_vocabulary_name_what_it_does_not_know() {
     let mut run = Memory::default();
     let names = [
-        ("Qcur-3", "ROPE", "node"),
+        ("Qcur-3", "ROPE", "ROPE"),
         ("", "", "attn_scores_softmax"),
-        ("Kcur-3", "", "node"),    // of two stages
-        ("l_out-3", "ADD", "sum"), // recorded under its own word below
-        ("embd", "GET_ROWS", "node"),
-        ("norm-3", "RMS_NORM", "node"),
+        ("Kcur-3", "", "Kcur-3"),  // of two stages
+        ("l_out-3", "ADD", "ADD"), // recorded under its own word below
+        ("embd", "GET_ROWS", "embd/GET_ROWS"),
+        ("norm-3", "RMS_NORM", "RMS_NORM"),
+        ("attn_norm-3", "MUL", "mine"), // a word of its own
     ];
     for (name, op, stage) in names {
         run.push(0, 3, stage, &[1.0]);
@@ -108,10 +113,11 @@ fn aliases_of_the_vocabulary_name_what_it_does_not_know() {
         [
             ("q_rope", 3),
             ("attn_probs", 3),
-            ("node", 3),
-            ("sum", 3),
+            ("Kcur-3", 3),
+            ("ADD", 3),
             ("embeddings", -1),
-            ("node", 3),
+            ("RMS_NORM", 3),
+            ("mine", 3),
             ("layer_out", 3)
         ]
     );
@@ -216,4 +222,17 @@ fn slices_of_a_head_major_call_must_be_of_one_size() {
     run.same_op(1, 0, "q_rope", &[1.0; 2]);
     let toml = "[[map]]\nstage='q_rope'\nlayout='head_major'\nheads=2";
     assert!(matches!(mapped(run, toml), Err(MappingError::Misfit { .. })));
+}
+
+#[test]
+fn the_file_in_the_readme_is_valid() {
+    let readme = include_str!("../../README.md");
+    let blocks = readme.split("```toml\n").skip(1);
+    let block = blocks.map(|b| b.split("```").next().unwrap_or_default());
+    let block = block
+        .into_iter()
+        .find(|b| b.contains("[[map]]"))
+        .expect("a mapping");
+    let mapping = Mapping::from_toml(block, "README.md").expect("valid");
+    assert_eq!(mapping.entries.len(), 3);
 }

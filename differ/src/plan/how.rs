@@ -573,7 +573,7 @@ mod tests {
         left.push(0, 3, "k_rope", &[1.0, 2.0, 3.0, 4.0]);
         left.push(0, 3, "v_proj", &[1.0, 2.0]);
         left.shape(&[1, 2]);
-        raw.push(0, -1, "node 7", &[1.0, 2.0, 3.0, 4.0]);
+        raw.push(0, -1, "ROPE", &[1.0, 2.0, 3.0, 4.0]);
         (raw.last().0.name, raw.last().0.op) = ("Qcur-3".into(), "ROPE".into());
         raw.push(0, -1, "blk.3.k", &[1.0, 3.0, 2.0, 4.0]);
         raw.push(0, -1, "Vcur-3", &[1.0, 2.0]);
