@@ -89,7 +89,7 @@ pub struct RunArgs {
     /// Go on after an end-of-generation token.
     #[arg(long)]
     pub ignore_eos: bool,
-    /// Plant a fault, `NAME[=VALUE][@layer=L][,from=P]`; can be given several times.
+    /// Plant a fault, `NAME[=VALUE][@layer=L][,from=P][,stage=S]`; can be given several times.
     #[cfg(feature = "faults")]
     #[arg(long, value_name = "FAULT", long_help = fault_help())]
     pub fault: Vec<bitnet_models::Fault>,
@@ -130,12 +130,27 @@ fn positive(text: &str) -> Result<usize, String> {
 
 #[cfg(feature = "faults")]
 fn fault_help() -> String {
-    let mut help =
-        "Plant a fault, NAME[=VALUE][@layer=L][,from=P], at layer L (default: all) and from position P \
-                    (default: 0) on; can be given several times:\n"
-            .to_owned();
-    for (form, meaning, first) in bitnet_models::FAULTS {
-        help += &format!("  {form:<18} {meaning}; first shows in {first}\n");
+    let mut help = "Plant a fault, NAME[=VALUE][@layer=L][,from=P][,stage=S], at layer L (default: all), from position P \
+                    (default: 0) on and at stage S (default: as listed); can be given several times:\n"
+        .to_owned();
+    for class in bitnet_models::FAULTS {
+        help += &format!(
+            "  {:<21} {}; at {}",
+            class.form(),
+            class.meaning,
+            class.stages.join(", ")
+        );
+        let elsewhere = class
+            .elsewhere
+            .iter()
+            .filter(|stage| !class.stages.contains(stage));
+        let elsewhere: Vec<_> = elsewhere.copied().collect();
+        match elsewhere.len() {
+            0 => {}
+            1..10 => help += &format!(" (or {})", elsewhere.join(", ")),
+            _ => help += " (or any other)",
+        }
+        help += "\n";
     }
-    help + "Example: --fault rope-base=5000@layer=6,from=3"
+    help + "Examples: --fault rope-base=5000@layer=6,from=3 --fault weight-scale=2@stage=ffn_up"
 }

@@ -132,7 +132,7 @@ impl Engine {
         let model = Model::load(&gguf, options.activations, progress)?;
         #[cfg(feature = "faults")]
         for fault in &options.faults {
-            fault.check(&model.config)?;
+            fault.check(&model)?;
         }
         let tokenizer = match &options.tokenizer {
             Some(path) => Some(Tokenizer::from_file(path, Some(&gguf))?),
@@ -233,7 +233,7 @@ impl Engine {
         let first_pos = self.cache.len();
         let pass = self.taps.begin_pass(first_pos, ids);
         #[cfg(feature = "faults")]
-        let faults = Faults::new(&self.faults, first_pos);
+        let faults = Faults::new(&self.faults, first_pos, ids.len());
         #[cfg(not(feature = "faults"))]
         let faults = Faults::none();
         let cache = &mut self.cache;

@@ -1,4 +1,4 @@
-//! Faults that can be planted in the forward pass, one layer at a time and from a
+//! Faults that can be planted in the forward pass, at one layer or all and from a
 //! given position on, so that a test can show that a trace diff names the exact
 //! place. Only compiled with the feature `faults`.
 
@@ -7,72 +7,121 @@ use std::str::FromStr;
 
 use crate::config::Config;
 use crate::error::Error;
+use crate::model::Model;
+use crate::ops::Activation;
 
+mod classes;
 mod plant;
 
+use classes::Kind;
+pub use classes::{FAULTS, FaultClass};
 pub(crate) use plant::Faults;
 
-/// What goes wrong.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum FaultKind {
-    /// RoPE with another base frequency, for queries and keys.
-    RopeBase(f32),
-    /// Another epsilon in the norm before attention.
-    RmsEps(f32),
-    /// Another epsilon in the norm before the feed-forward network.
-    FfnRmsEps(f32),
-    /// The residual around attention is not added.
-    MissingResidual,
-    /// Every query head reads the key and value head after its own.
-    SwapKvHead,
-}
-
-/// A fault with its place. Parsed from `NAME[=VALUE][@layer=L][,from=P]`.
+/// A fault with its place. Parsed from `NAME[=VALUE][@layer=L][,from=P][,stage=S]`.
 ///
 /// ```
-/// use bitnet_models::{Fault, FaultKind};
-/// let fault: Fault = "rope-base=5000@layer=6,from=3".parse()?;
-/// assert_eq!(fault, Fault { kind: FaultKind::RopeBase(5000.0), layer: Some(6), from: 3 });
+/// use bitnet_models::Fault;
+/// let fault: Fault = "weight-scale=2@layer=6,from=3,stage=ffn_up".parse()?;
+/// assert_eq!((fault.class.name, fault.value), ("weight-scale", Some(2.0)));
+/// assert_eq!(fault.first_shown(), (3, 6, "ffn_up"));
 /// # Ok::<(), bitnet_models::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Fault {
     /// What goes wrong.
-    pub kind: FaultKind,
-    /// The layer; every layer when `None`.
+    pub class: &'static FaultClass,
+    /// The number that the class takes, if it takes one.
+    pub value: Option<f32>,
+    /// The layer; every layer when `None`, and where the stage has no layers.
     pub layer: Option<usize>,
     /// The first position (counted from 0) at which it goes wrong.
     pub from: usize,
+    /// The one stage at which it is planted; the class's own when `None`.
+    pub stage: Option<&'static str>,
 }
 
-/// What can be planted: (how to write it, what it does, the stage that shows it first).
-pub const FAULTS: &[(&str, &str, &str)] = &[
-    (
-        "rope-base=BASE",
-        "RoPE with another base frequency",
-        "q_rope and k_rope, from position 1",
-    ),
-    (
-        "rms-eps=EPS",
-        "another epsilon in the norm before attention",
-        "attn_norm",
-    ),
-    (
-        "ffn-rms-eps=EPS",
-        "another epsilon in the norm before the feed-forward network",
-        "ffn_norm",
-    ),
-    (
-        "missing-residual",
-        "the residual around attention is not added",
-        "attn_residual",
-    ),
-    (
-        "swap-kv-head",
-        "every query head reads the next key and value head",
-        "attn_scores",
-    ),
-];
+/// Stages without a layer.
+const OF_MODEL: [&str; 3] = ["embeddings", "final_norm", "logits"];
+
+impl Fault {
+    /// The stages at which it is planted, in causal order.
+    pub fn stages(&self) -> &[&'static str] {
+        match &self.stage {
+            Some(stage) => std::slice::from_ref(stage),
+            None => self.class.stages,
+        }
+    }
+
+    /// (seq, layer, stage) of the record that shows it first; the layer is -1 where the stage has none.
+    ///
+    /// Two classes look beyond their own token. Without a causal mask, a position shows it only if a later one is in the
+    /// same batch. And attention multiplies a later token's infinity or NaN by a probability of 0, which is NaN: in the
+    /// layers after the fault, earlier tokens of the same batch have it, too.
+    pub fn first_shown(&self) -> (i64, i32, &'static str) {
+        let stage = self.stages()[0];
+        let layer = match OF_MODEL.contains(&stage) {
+            true => -1,
+            false => self.layer.unwrap_or(0) as i32,
+        };
+        (self.from.max(self.class.first_position) as i64, layer, stage)
+    }
+
+    fn error(&self, reason: impl Into<String>) -> Error {
+        Error::Fault {
+            spec: self.to_string(),
+            reason: reason.into(),
+        }
+    }
+
+    /// Fails when planting it in this model would change nothing.
+    pub(crate) fn check(&self, model: &Model) -> Result<(), Error> {
+        let config = &model.config;
+        if let Some(layer) = self.layer {
+            let stage = self.stages()[0];
+            if OF_MODEL.contains(&stage) {
+                return Err(self.error(format!("{stage} is of no layer")));
+            }
+            if layer >= config.n_layer {
+                return Err(self.error(format!("the model has layers 0 to {}", config.n_layer - 1)));
+            }
+        }
+        if self.stages()[0].ends_with("sub_norm") && !model.arch.sub_norms {
+            return Err(self.error("the model has no sub-norms"));
+        }
+        match self.nothing_changes(config, model.arch.activation) {
+            Some(why) => Err(self.error(format!("{why}, so nothing would change"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Why the faulty operation would be the right one.
+    fn nothing_changes(&self, config: &Config, activation: Activation) -> Option<String> {
+        let value = self.value.unwrap_or_default();
+        let own = |what: &str| Some(format!("{value} is the model's own {what}"));
+        match self.class.kind {
+            Kind::RopeBase if value == config.rope_base => own("base"),
+            Kind::RmsEps if value == config.rms_eps => own("epsilon"),
+            Kind::EmbdScale | Kind::WeightScale | Kind::BlockScale | Kind::RopeScale | Kind::AttnScale
+                if value == 1.0 =>
+            {
+                Some("a factor of 1 is none".to_owned())
+            }
+            Kind::SwapKvHead if config.n_head_kv == 1 => {
+                Some("the model has one key and value head".to_owned())
+            }
+            Kind::TiledHeads if [1, config.n_head].contains(&config.n_head_kv) => Some(format!(
+                "the model has {} key and value heads for {} query heads",
+                config.n_head_kv, config.n_head
+            )),
+            Kind::HeadMerge if config.n_head == 1 => Some("the model has one head".to_owned()),
+            Kind::Silu if activation == Activation::Silu => Some("that is the model's own".to_owned()),
+            Kind::SquaredRelu if activation == Activation::SquaredRelu => {
+                Some("that is the model's own".to_owned())
+            }
+            _ => None,
+        }
+    }
+}
 
 impl FromStr for Fault {
     type Err = Error;
@@ -82,57 +131,46 @@ impl FromStr for Fault {
             spec: spec.to_owned(),
             reason,
         };
-        let (what, place) = match spec.split_once('@') {
+        let (what, place) = match spec.split_once(['@', ',']) {
             Some((what, place)) => (what, Some(place)),
-            None => match spec.split_once(',') {
-                Some((what, place)) => (what, Some(place)),
-                None => (spec, None),
-            },
+            None => (spec, None),
         };
         let (name, value) = match what.split_once('=') {
             Some((name, value)) => (name, Some(value)),
             None => (what, None),
         };
-        let number = || -> Result<f32, Error> {
-            let text = value.ok_or_else(|| fail(format!("{name} needs a value, such as {name}=1e-2")))?;
-            let number = text
-                .parse()
-                .map_err(|_| fail(format!("{text:?} is not a number")))?;
-            if f32::is_finite(number) && number > 0.0 {
-                Ok(number)
-            } else {
-                Err(fail(format!("{text} is not a positive number")))
-            }
+        let class = FAULTS.iter().find(|class| class.name == name).ok_or_else(|| {
+            let known: Vec<_> = FAULTS.iter().map(FaultClass::form).collect();
+            fail(format!(
+                "there is no fault {name:?}; there are {}",
+                known.join(", ")
+            ))
+        })?;
+        let value = match (class.value, value) {
+            (Some(_), Some(text)) => Some(positive(text).map_err(fail)?),
+            (None, None) => None,
+            (Some(_), None) => return Err(fail(format!("{name} needs a value, such as {name}=2"))),
+            (None, Some(_)) => return Err(fail(format!("{name} takes no value"))),
         };
-        let kind = match name {
-            "rope-base" => FaultKind::RopeBase(number()?),
-            "rms-eps" => FaultKind::RmsEps(number()?),
-            "ffn-rms-eps" => FaultKind::FfnRmsEps(number()?),
-            "missing-residual" => FaultKind::MissingResidual,
-            "swap-kv-head" => FaultKind::SwapKvHead,
-            _ => {
-                let known: Vec<_> = FAULTS.iter().map(|(form, ..)| *form).collect();
-                return Err(fail(format!(
-                    "there is no fault {name:?}; there are {}",
-                    known.join(", ")
-                )));
-            }
-        };
-        if matches!(kind, FaultKind::MissingResidual | FaultKind::SwapKvHead) && value.is_some() {
-            return Err(fail(format!("{name} takes no value")));
-        }
         let mut fault = Self {
-            kind,
+            class,
+            value,
             layer: None,
             from: 0,
+            stage: None,
         };
         for part in place.iter().flat_map(|place| place.split(',')) {
-            let bad = || fail(format!("{part:?} is not layer=NUMBER or from=NUMBER"));
-            let (key, number) = part.split_once('=').ok_or_else(bad)?;
-            let number: usize = number.parse().map_err(|_| bad())?;
+            let bad = || {
+                fail(format!(
+                    "{part:?} is not layer=NUMBER, from=NUMBER or stage=STAGE"
+                ))
+            };
+            let (key, at) = part.split_once('=').ok_or_else(bad)?;
+            let number = || at.parse::<usize>().map_err(|_| bad());
             match key {
-                "layer" => fault.layer = Some(number),
-                "from" => fault.from = number,
+                "layer" => fault.layer = Some(number()?),
+                "from" => fault.from = number()?,
+                "stage" => fault.stage = Some(stage(class, at).map_err(fail)?),
                 _ => return Err(bad()),
             }
         }
@@ -140,47 +178,40 @@ impl FromStr for Fault {
     }
 }
 
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.kind {
-            FaultKind::RopeBase(base) => write!(f, "rope-base={base}")?,
-            FaultKind::RmsEps(eps) => write!(f, "rms-eps={eps}")?,
-            FaultKind::FfnRmsEps(eps) => write!(f, "ffn-rms-eps={eps}")?,
-            FaultKind::MissingResidual => f.write_str("missing-residual")?,
-            FaultKind::SwapKvHead => f.write_str("swap-kv-head")?,
-        }
-        match self.layer {
-            Some(layer) => write!(f, "@layer={layer},from={}", self.from),
-            None => write!(f, "@from={}", self.from),
-        }
+fn positive(text: &str) -> Result<f32, String> {
+    let number = text.parse().map_err(|_| format!("{text:?} is not a number"))?;
+    if f32::is_finite(number) && number > 0.0 {
+        Ok(number)
+    } else {
+        Err(format!("{text} is not a positive number"))
     }
 }
 
-impl Fault {
-    /// Fails when planting it in this model would change nothing.
-    pub(crate) fn check(&self, config: &Config) -> Result<(), Error> {
-        let fail = |reason: String| {
-            Err(Error::Fault {
-                spec: self.to_string(),
-                reason,
-            })
-        };
-        if let Some(layer) = self.layer
-            && layer >= config.n_layer
-        {
-            return fail(format!("the model has layers 0 to {}", config.n_layer - 1));
+fn stage(class: &'static FaultClass, name: &str) -> Result<&'static str, String> {
+    let known = [class.stages, class.elsewhere].concat();
+    let found = known.iter().find(|&&stage| stage == name);
+    found.copied().ok_or_else(|| {
+        format!(
+            "{} can't be planted at {name:?}; it can at {}",
+            class.name,
+            known.join(", ")
+        )
+    })
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.class.name)?;
+        if let Some(value) = self.value {
+            write!(f, "={value}")?;
         }
-        match self.kind {
-            FaultKind::RopeBase(base) if base == config.rope_base => {
-                fail(format!("{base} is the model's own base, so nothing would change"))
-            }
-            FaultKind::RmsEps(eps) | FaultKind::FfnRmsEps(eps) if eps == config.rms_eps => fail(format!(
-                "{eps} is the model's own epsilon, so nothing would change"
-            )),
-            FaultKind::SwapKvHead if config.n_head_kv == 1 => {
-                fail("the model has one key and value head, so nothing would change".to_owned())
-            }
-            _ => Ok(()),
+        match self.layer {
+            Some(layer) => write!(f, "@layer={layer},from={}", self.from)?,
+            None => write!(f, "@from={}", self.from)?,
+        }
+        match self.stage {
+            Some(stage) => write!(f, ",stage={stage}"),
+            None => Ok(()),
         }
     }
 }
@@ -194,7 +225,7 @@ mod tests {
         for spec in [
             "rope-base=5000@layer=6,from=3",
             "rms-eps=0.01@layer=6,from=0",
-            "ffn-rms-eps=0.01@from=2",
+            "rms-eps=0.01@from=2,stage=ffn_norm",
             "missing-residual@layer=0,from=0",
             "swap-kv-head@from=0",
         ] {
@@ -202,9 +233,39 @@ mod tests {
         }
         assert_eq!("swap-kv-head".parse::<Fault>().unwrap().layer, None);
         assert_eq!("swap-kv-head,from=2".parse::<Fault>().unwrap().from, 2);
-        for (form, ..) in FAULTS {
-            let spec = form.replace("BASE", "5").replace("EPS", "1");
-            assert!(spec.parse::<Fault>().is_ok(), "{form}");
+        for class in FAULTS {
+            let spec = class
+                .value
+                .map_or(class.name.to_owned(), |_| format!("{}=5", class.name));
+            let fault: Fault = spec.parse().unwrap();
+            assert_eq!(fault.class, class);
+            for stage in class.stages.iter().chain(class.elsewhere) {
+                let spec = format!("{fault},stage={stage}");
+                assert_eq!(spec.parse::<Fault>().unwrap().to_string(), spec);
+            }
+        }
+    }
+
+    #[test]
+    fn no_two_classes_have_one_name() {
+        for (i, class) in FAULTS.iter().enumerate() {
+            assert!(
+                FAULTS[..i].iter().all(|other| other.name != class.name),
+                "{}",
+                class.name
+            );
+        }
+    }
+
+    #[test]
+    fn a_fault_is_first_shown_at_its_first_stage_and_layer() {
+        for (spec, shown) in [
+            ("rope-base=5000", (1, 0, "q_rope")),
+            ("rope-base=5000@layer=6,from=3,stage=k_rope", (3, 6, "k_rope")),
+            ("embd-scale=2@from=4", (4, -1, "embeddings")),
+            ("bias=1", (0, 0, "q_proj")),
+        ] {
+            assert_eq!(spec.parse::<Fault>().unwrap().first_shown(), shown, "{spec}");
         }
     }
 
@@ -221,6 +282,7 @@ mod tests {
             ("swap-kv-head@layer", "\"layer\" is not"),
             ("swap-kv-head@layer=-1", "\"layer=-1\" is not"),
             ("swap-kv-head@depth=1", "\"depth=1\" is not"),
+            ("swap-kv-head@stage=logits", "it can at attn_scores"),
         ] {
             let error = spec.parse::<Fault>().unwrap_err().to_string();
             assert!(error.contains(reason), "{spec}: {error}");

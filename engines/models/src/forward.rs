@@ -2,16 +2,15 @@
 //! what the architecture adds.
 //!
 //! Every stage of the trace vocabulary is a value of its own; `tap!(pass, stage[layer], value)` records it and gives
-//! it on. `faults` computes what it is given, but where a fault is planted.
+//! it on. `faults.at(stage, layer, op)` computes an operation, but where a fault is planted.
 
 use bitnet_trace::{LAYER_ALL, Pass, tap};
 use candle_core::{Result as CandleResult, Tensor};
 
-use crate::attention;
 use crate::fault::Faults;
 use crate::kv_cache::{KvCache, LayerCache};
 use crate::model::{Block, Model};
-use crate::ops::{causal_softmax, rms_norm};
+use crate::op::Op;
 use crate::rope::Rotation;
 
 impl Model {
@@ -28,7 +27,9 @@ impl Model {
     ) -> CandleResult<Tensor> {
         let first_pos = cache.len();
         let rotation = self.rope.rotation(first_pos, ids.len());
-        let mut x = tap!(pass, embeddings, self.token_embd.rows(ids)?);
+        let table = &self.token_embd;
+        let x = faults.at("embeddings", None, Op::Embed { table, ids })?;
+        let mut x = tap!(pass, embeddings, x);
         for (layer, block) in self.blocks.iter().enumerate() {
             let step = BlockPass {
                 model: self,
@@ -46,9 +47,17 @@ impl Model {
         if last_only {
             x = x.narrow(0, ids.len() - 1, 1)?.contiguous()?;
         }
-        let normed = rms_norm(&x, &self.output_norm, self.config.rms_eps)?;
-        let normed = tap!(pass, final_norm, normed);
-        Ok(tap!(pass, logits, self.output.apply(&normed)?))
+        let norm = Op::Norm {
+            x: &x,
+            weight: &self.output_norm,
+            eps: self.config.rms_eps,
+        };
+        let normed = tap!(pass, final_norm, faults.at("final_norm", None, norm)?);
+        let head = Op::Head {
+            matrix: &self.output,
+            x: &normed,
+        };
+        Ok(tap!(pass, logits, faults.at("logits", None, head)?))
     }
 }
 
@@ -63,6 +72,10 @@ struct BlockPass<'a> {
 }
 
 impl BlockPass<'_> {
+    fn compute(&self, stage: &str, op: Op<'_>) -> CandleResult<Tensor> {
+        self.faults.at(stage, Some(self.layer), op)
+    }
+
     /// `x` [T, E] plus what attention adds to it.
     fn attention(&self, x: &Tensor, rotation: &Rotation, cache: &mut LayerCache) -> CandleResult<Tensor> {
         let &Self {
@@ -71,27 +84,38 @@ impl BlockPass<'_> {
             layer,
             first_pos,
             pass,
-            faults,
+            ..
         } = self;
         let config = &model.config;
+        let eps = config.rms_eps;
         let tokens = x.dim(0)?;
         let heads = (tokens, config.n_head, config.head_dim);
         let kv_heads = (tokens, config.n_head_kv, config.head_dim);
 
-        let normed = faults.attn_norm(layer, config.rms_eps, |eps| rms_norm(x, &block.attn_norm, eps))?;
+        let weight = &block.attn_norm;
+        let normed = self.compute("attn_norm", Op::Norm { x, weight, eps })?;
         let normed = tap!(pass, attn_norm[layer], normed);
-        let q = tap!(pass, q_proj[layer], block.q.apply(&normed)?).reshape(heads)?;
-        let k = tap!(pass, k_proj[layer], block.k.apply(&normed)?).reshape(kv_heads)?;
-        let v = tap!(pass, v_proj[layer], block.v.apply(&normed)?).reshape(kv_heads)?;
+        let project = |stage, linear| self.compute(stage, Op::Project { linear, x: &normed });
+        let q = tap!(pass, q_proj[layer], project("q_proj", &block.q)?).reshape(heads)?;
+        let k = tap!(pass, k_proj[layer], project("k_proj", &block.k)?).reshape(kv_heads)?;
+        let v = tap!(pass, v_proj[layer], project("v_proj", &block.v)?).reshape(kv_heads)?;
 
-        let q = faults.rope(layer, rotation, |rotation| rotation.apply(&q))?;
-        let q = tap!(pass, q_rope[layer], q);
-        let k = faults.rope(layer, rotation, |rotation| rotation.apply(&k))?;
-        let k = tap!(pass, k_rope[layer], k);
+        let q = tap!(
+            pass,
+            q_rope[layer],
+            self.compute("q_rope", Op::Rotate { rotation, x: &q })?
+        );
+        let k = tap!(
+            pass,
+            k_rope[layer],
+            self.compute("k_rope", Op::Rotate { rotation, x: &k })?
+        );
 
+        let k = self.compute("k_cache", Op::Cache { rows: &k })?;
+        let v = self.compute("v_cache", Op::Cache { rows: &v })?;
         cache.store(first_pos, &k, &v)?;
         let end = first_pos + tokens;
-        let (keys, values) = (cache.keys(end)?, cache.values(end)?);
+        let (keys, values) = (&cache.keys(end)?, &cache.values(end)?);
         // The batch's own rows as attention reads them, [kv_heads, T, head_dim].
         if pass.wants("k_cache", layer) {
             tap!(
@@ -112,22 +136,29 @@ impl BlockPass<'_> {
 
         // [heads, T, keys]: of the scores a token's record holds the keys up to itself; of the probabilities every
         // key that the batch saw, for mass on a future key is a finding.
-        let scores = faults.kv_heads(layer, &keys, 1, |keys| attention::scores(&q, keys))?;
+        let scores = self.compute("attn_scores", Op::Scores { q: &q, keys })?;
         let scores = tap!(pass, attn_scores[layer], scores, token_axis(1), causal_axis(2));
-        let probs = causal_softmax(&scores, 1.0 / (config.head_dim as f32).sqrt(), first_pos)?;
-        let probs = tap!(pass, attn_probs[layer], probs, token_axis(1));
-        let context = faults.kv_heads(layer, &values, 0, |values| attention::context(&probs, values))?;
+        let softmax = Op::Softmax {
+            scores: &scores,
+            scale: 1.0 / (config.head_dim as f32).sqrt(),
+            first_pos,
+        };
+        let probs = self.compute("attn_probs", softmax)?;
+        let probs = &tap!(pass, attn_probs[layer], probs, token_axis(1));
+        let context = self.compute("attn_ctx", Op::Context { probs, values })?;
         let mut context = tap!(pass, attn_ctx[layer], context);
 
         if let Some(weight) = &block.attn_sub_norm {
-            context = tap!(
-                pass,
-                attn_sub_norm[layer],
-                rms_norm(&context, weight, config.rms_eps)?
-            );
+            let x = &context;
+            let normed = self.compute("attn_sub_norm", Op::Norm { x, weight, eps })?;
+            context = tap!(pass, attn_sub_norm[layer], normed);
         }
-        let out = tap!(pass, attn_out[layer], block.attn_output.apply(&context)?);
-        let residual = faults.attn_residual(layer, (x + &out)?, &out)?;
+        let project = Op::Project {
+            linear: &block.attn_output,
+            x: &context,
+        };
+        let out = &tap!(pass, attn_out[layer], self.compute("attn_out", project)?);
+        let residual = self.compute("attn_residual", Op::Residual { x, out })?;
         Ok(tap!(pass, attn_residual[layer], residual))
     }
 
@@ -138,20 +169,33 @@ impl BlockPass<'_> {
             block,
             layer,
             pass,
-            faults,
             ..
         } = self;
         let eps = model.config.rms_eps;
 
-        let normed = faults.ffn_norm(layer, eps, |eps| rms_norm(x, &block.ffn_norm, eps))?;
+        let weight = &block.ffn_norm;
+        let normed = self.compute("ffn_norm", Op::Norm { x, weight, eps })?;
         let normed = tap!(pass, ffn_norm[layer], normed);
-        let gate = tap!(pass, ffn_gate[layer], block.ffn_gate.apply(&normed)?);
-        let up = tap!(pass, ffn_up[layer], block.ffn_up.apply(&normed)?);
-        let mut act = tap!(pass, ffn_act[layer], model.arch.activation.gated(&gate, &up)?);
+        let project = |stage, linear| self.compute(stage, Op::Project { linear, x: &normed });
+        let gate = tap!(pass, ffn_gate[layer], project("ffn_gate", &block.ffn_gate)?);
+        let up = tap!(pass, ffn_up[layer], project("ffn_up", &block.ffn_up)?);
+        let activate = Op::Gate {
+            activation: model.arch.activation,
+            gate: &gate,
+            up: &up,
+        };
+        let mut act = tap!(pass, ffn_act[layer], self.compute("ffn_act", activate)?);
         if let Some(weight) = &block.ffn_sub_norm {
-            act = tap!(pass, ffn_sub_norm[layer], rms_norm(&act, weight, eps)?);
+            let x = &act;
+            let normed = self.compute("ffn_sub_norm", Op::Norm { x, weight, eps })?;
+            act = tap!(pass, ffn_sub_norm[layer], normed);
         }
-        let down = tap!(pass, ffn_down[layer], block.ffn_down.apply(&act)?);
-        Ok(tap!(pass, layer_out[layer], (x + &down)?))
+        let project = Op::Project {
+            linear: &block.ffn_down,
+            x: &act,
+        };
+        let out = &tap!(pass, ffn_down[layer], self.compute("ffn_down", project)?);
+        let residual = self.compute("layer_out", Op::Residual { x, out })?;
+        Ok(tap!(pass, layer_out[layer], residual))
     }
 }

@@ -5,7 +5,7 @@
 //! and [`generate`] runs it on a prompt. With the feature `trace` every stage of the trace
 //! vocabulary, from `embeddings` to `logits`, goes to a `bitnet_trace::Recorder` for every position;
 //! without it, nothing is computed or copied for that. With the feature `faults`,
-//! a `Fault` can be planted at one layer from one position on.
+//! a `Fault` can be planted at one layer or all, from one position on.
 //!
 #![cfg_attr(feature = "cpu", doc = "```")]
 #![cfg_attr(not(feature = "cpu"), doc = "```ignore")]
@@ -65,6 +65,8 @@ mod kv_cache;
 #[cfg(feature = "cpu")]
 mod model;
 #[cfg(feature = "cpu")]
+mod op;
+#[cfg(feature = "cpu")]
 mod ops;
 #[cfg(feature = "cpu")]
 mod product;
@@ -93,4 +95,4 @@ pub use {
 };
 
 #[cfg(all(feature = "cpu", feature = "faults"))]
-pub use fault::{FAULTS, Fault, FaultKind};
+pub use fault::{FAULTS, Fault, FaultClass};

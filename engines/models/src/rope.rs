@@ -77,15 +77,36 @@ impl Rotation {
     pub(crate) fn apply(&self, x: &Tensor) -> Result<Tensor> {
         x.apply_op1_no_bwd(self)
     }
+}
 
-    /// The same positions with another base frequency.
-    #[cfg(feature = "faults")]
-    pub(crate) fn with_base(&self, base: f32) -> Self {
-        let rope = Rope {
-            base,
-            ..self.rope.clone()
-        };
+/// Rotations that a port might take for this one.
+#[cfg(feature = "faults")]
+impl Rotation {
+    fn with(&self, change: impl FnOnce(&mut Rope)) -> Self {
+        let mut rope = self.rope.clone();
+        change(&mut rope);
         rope.rotation(self.first_pos, self.tokens)
+    }
+
+    pub(crate) fn with_base(&self, base: f32) -> Self {
+        self.with(|rope| rope.base = base)
+    }
+
+    pub(crate) fn with_scaled_frequencies(&self, factor: f32) -> Self {
+        self.with(|rope| rope.scale *= factor)
+    }
+
+    pub(crate) fn with_other_pairing(&self) -> Self {
+        self.with(|rope| {
+            rope.pairing = match rope.pairing {
+                Pairing::Interleaved => Pairing::Halves,
+                Pairing::Halves => Pairing::Interleaved,
+            }
+        })
+    }
+
+    pub(crate) fn one_position_on(&self) -> Self {
+        self.rope.rotation(self.first_pos + 1, self.tokens)
     }
 }
 

@@ -3,6 +3,9 @@
 #![cfg(all(feature = "cpu", feature = "trace"))]
 
 mod common;
+#[cfg(feature = "faults")]
+#[path = "common/faults.rs"]
+mod every_fault;
 #[path = "common/trace.rs"]
 mod trace;
 
@@ -185,24 +188,15 @@ fn the_manifest_says_what_happened_to_the_activations() {
 
 #[cfg(feature = "faults")]
 #[test]
-fn each_fault_shows_first_at_its_own_stage_layer_and_position() {
+fn each_fault_changes_the_record_it_names_and_none_before_it() {
     let (_dir, gguf) = tiny(TinyArch::BitnetB158);
     let (control, _) = record(&gguf, |_| {});
-    for (fault, stage) in [
-        ("rope-base=5000", "q_rope"),
-        ("rms-eps=0.01", "attn_norm"),
-        ("ffn-rms-eps=0.01", "ffn_norm"),
-        ("missing-residual", "attn_residual"),
-        ("swap-kv-head", "attn_scores"),
-    ] {
-        let spec = format!("{fault}@layer=1,from=6");
-        let (faulty, _) = record(&gguf, |load| load.faults = vec![spec.parse().unwrap()]);
-        let first = control
-            .iter()
-            .zip(&faulty)
-            .find(|(a, b)| relative_l2(&a.values, &b.values) > 1e-4);
+    for fault in every_fault::every_fault(true, &[(1, 5)], |_| false) {
+        let (faulty, _) = record(&gguf, |load| load.faults = vec![fault]);
+        let bits = |record: &Record| record.values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+        let first = control.iter().zip(&faulty).find(|(a, b)| bits(a) != bits(b));
         let first = first.map(|(a, _)| (a.seq, a.layer, a.stage.as_str()));
-        assert_eq!(first, Some((6, 1, stage)), "{spec}");
+        assert_eq!(first, Some(fault.first_shown()), "{fault}");
     }
 }
 

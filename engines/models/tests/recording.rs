@@ -3,6 +3,9 @@
 #![cfg(all(feature = "cpu", feature = "trace"))]
 
 mod common;
+#[cfg(feature = "faults")]
+#[path = "common/faults.rs"]
+mod every_fault;
 #[path = "common/trace.rs"]
 mod trace;
 
@@ -293,63 +296,86 @@ fn the_manifest_says_which_model_ran_on_which_tokens() {
 #[cfg(feature = "faults")]
 mod faults {
     use super::*;
+    use bitnet_models::Fault;
 
-    /// The first record, in causal order, that differs by more than rounding, against the same run without fault.
-    fn first_difference(faults: &[&str]) -> (Option<(i64, i32, String)>, serde_json::Value) {
-        let tiny = Tiny::new(TinyType::F32);
-        let options = GenerateOptions {
-            teacher_force: vec![7, 8, 9],
-            ..options(3, 4)
-        };
-        let (_, _, control) = record(&tiny, "control", &options);
-        let traces = tiny.dir.path().join("traces");
-        let recorder = Recorder::builder(&traces).run("fault").build().unwrap();
-        let mut load = LoadOptions::new(&tiny.path, recorder.clone());
-        load.faults = faults.iter().map(|fault| fault.parse().unwrap()).collect();
-        let mut engine = Engine::load(load, &mut |_, _| {}).unwrap();
-        generate(&mut engine, &options, &mut |_| {}).unwrap();
-        let dir = recorder.finish().unwrap().dir;
-        let faulty = read_run(&dir);
-        assert_eq!(control.len(), faulty.len());
-        let first = control.iter().zip(&faulty).find(|(a, b)| {
-            assert_eq!(
-                (a.seq, a.layer, &a.stage, &a.shape),
-                (b.seq, b.layer, &b.stage, &b.shape)
-            );
-            relative_l2(&a.values, &b.values) > 1e-4
-        });
-        let first = first.map(|(record, _)| (record.seq, record.layer, record.stage.clone()));
-        (first, manifest(&dir)["settings"]["fault"].clone())
+    /// What a fault is held against, with its continuation forced upon it.
+    struct Control {
+        tiny: Tiny,
+        options: GenerateOptions,
+        records: Vec<Record>,
     }
 
-    #[test]
-    fn each_fault_shows_first_at_its_own_stage_layer_and_position() {
-        for (fault, stage) in [
-            ("rope-base=5000", "q_rope"),
-            ("rms-eps=0.01", "attn_norm"),
-            ("ffn-rms-eps=0.01", "ffn_norm"),
-            ("missing-residual", "attn_residual"),
-            ("swap-kv-head", "attn_scores"),
-        ] {
-            // Positions 0 and 3 begin batches, 6 lies inside one, 10 is decoded on its own.
-            for (layer, from) in [(0, 1), (2, 3), (3, 6), (1, 10)] {
-                let spec = format!("{fault}@layer={layer},from={from}");
-                let (first, told) = first_difference(&[&spec]);
-                assert_eq!(first, Some((from, layer, stage.to_owned())), "{spec}");
-                assert_eq!(told, spec);
+    impl Control {
+        fn new() -> Self {
+            let tiny = Tiny::new(TinyType::F32);
+            let options = GenerateOptions {
+                teacher_force: vec![7, 8, 9],
+                ..options(3, 4)
+            };
+            let (_, _, records) = record(&tiny, "control", &options);
+            Self {
+                tiny,
+                options,
+                records,
             }
+        }
+
+        /// The first record, in the order of execution, of which a bit differs in a run with `faults`, and what its
+        /// manifest says of them.
+        fn first_difference(&self, faults: &[Fault]) -> (Option<(i64, i32, String)>, serde_json::Value) {
+            let dir = tempfile::tempdir_in(self.tiny.dir.path()).unwrap();
+            let recorder = Recorder::builder(dir.path()).run("fault").build().unwrap();
+            let mut load = LoadOptions::new(&self.tiny.path, recorder.clone());
+            load.faults = faults.to_vec();
+            let mut engine = Engine::load(load, &mut |_, _| {}).unwrap();
+            generate(&mut engine, &self.options, &mut |_| {}).unwrap();
+            let dir = recorder.finish().unwrap().dir;
+            let faulty = read_run(&dir);
+            assert_eq!(self.records.len(), faulty.len());
+            let bits = |record: &Record| record.values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+            let first = self.records.iter().zip(&faulty).find(|(a, b)| {
+                assert_eq!(
+                    (a.seq, a.layer, &a.stage, &a.shape),
+                    (b.seq, b.layer, &b.stage, &b.shape)
+                );
+                bits(a) != bits(b)
+            });
+            let first = first.map(|(record, _)| (record.seq, record.layer, record.stage.clone()));
+            (first, manifest(&dir)["settings"]["fault"].clone())
         }
     }
 
     #[test]
+    fn each_fault_changes_the_record_it_names_and_none_before_it() {
+        let control = Control::new();
+        // In batches of four, positions 4 and 8 begin one, 6 lies inside one (in the last layer, so that no NaN reaches an
+        // earlier token), 10 is decoded on its own.
+        let last = |position| [3, 7, 8, 9, 10].contains(&position);
+        for fault in every_fault::every_fault(false, &[(2, 4), (0, 8), (3, 6), (1, 10)], last) {
+            let (first, told) = control.first_difference(&[fault]);
+            let (seq, layer, stage) = fault.first_shown();
+            assert_eq!(first, Some((seq, layer, stage.to_owned())), "{fault}");
+            assert_eq!(told, fault.to_string());
+        }
+    }
+
+    #[test]
+    fn of_two_faults_the_first_shows_and_both_are_told() {
+        let faults = ["gelu@layer=1,from=2", "bias=1@layer=0,from=2,stage=v_proj"];
+        let (first, told) = Control::new().first_difference(&faults.map(|spec| spec.parse().unwrap()));
+        assert_eq!(first, Some((2, 0, "v_proj".to_owned())));
+        assert_eq!(told, faults.join(" "));
+    }
+
+    #[test]
     fn a_fault_without_a_place_is_in_every_layer_from_the_first_position() {
-        let (first, _) = first_difference(&["missing-residual"]);
+        let (first, _) = Control::new().first_difference(&["missing-residual".parse().unwrap()]);
         assert_eq!(first, Some((0, 0, "attn_residual".to_owned())));
     }
 
     #[test]
     fn without_a_fault_nothing_differs() {
-        let (first, told) = first_difference(&[]);
+        let (first, told) = Control::new().first_difference(&[]);
         assert_eq!((first, told), (None, serde_json::Value::Null));
     }
 
@@ -360,6 +386,10 @@ mod faults {
             ("rope-base=10000", "the model's own base"),
             ("rms-eps=1e-5", "the model's own epsilon"),
             ("missing-residual@layer=4", "layers 0 to 3"),
+            ("weight-scale=1", "a factor of 1 is none"),
+            ("silu", "the model's own"),
+            ("missing-sub-norm", "no sub-norms"),
+            ("logits-roll@layer=1", "logits is of no layer"),
         ] {
             let mut load = LoadOptions::new(&tiny.path, Recorder::off());
             load.faults = vec![fault.parse().unwrap()];

@@ -9,7 +9,7 @@ const FAULTS: &[(&str, (i64, i32, &str))] = &[
     ("rope-base=5000@layer=29,from=8", (8, 29, "q_rope")),
     ("rms-eps=1e-2@layer=0,from=0", (0, 0, "attn_norm")),
     ("rms-eps=1e-2@layer=12,from=7", (7, 12, "attn_norm")),
-    ("ffn-rms-eps=1e-2@layer=6,from=2", (2, 6, "ffn_norm")),
+    ("rms-eps=1e-2@layer=6,from=2,stage=ffn_norm", (2, 6, "ffn_norm")),
     ("missing-residual@layer=6,from=3", (3, 6, "attn_residual")),
     ("missing-residual@layer=29,from=9", (9, 29, "attn_residual")),
     ("swap-kv-head@layer=6,from=3", (3, 6, "attn_scores")),
