@@ -3,7 +3,7 @@
 CARGO ?= cargo
 # What the demo and the tests need in release: the program, the Rust engine (with plantable faults), the C library.
 RELEASE := -p bitnet-diff -p bitnet-cli -p bitnet-trace-cpp -p bitnet-trace-preload -p llama-gguf-recorder -p xtask \
-           --features bitnet-cli/cpu,bitnet-cli/trace,bitnet-cli/faults,xtask/inference
+           --features bitnet-cli/cpu,bitnet-cli/trace,bitnet-cli/faults,xtask/faults
 # All of the workspace, whatever is built or tested of it: cargo gives dependencies the features of what is
 # selected, and would compile candle and parquet once more for every other selection.
 ALL := --workspace --features cpu,trace,inference,candle,ndarray
@@ -50,6 +50,14 @@ story: ## the demo's four steps, without set-up: each must end as told (after `m
 readers: ## DuckDB, pandas and Polars read the demo's parts (after `make story`)
 	target/venv/bin/python -m unittest discover -s scripts/tests -v
 
+corpus: release ## plant every class of fault in the Rust engine: does `first` name each one's place? [MODEL=f32|q4] [WRITE=1 for docs/FAULTS.md]
+	@scripts/setup.sh cpp models >/dev/null
+	target/release/xtask corpus $(if $(MODEL),--model $(MODEL)) $(if $(WRITE),--write docs/FAULTS.md)
+
+honest: release ## judge pairs of runs that are both right: does `first` let each one pass? [WRITE=1 for docs/HONEST-PAIRS.md]
+	@scripts/setup.sh cpp bitnet models >/dev/null
+	target/release/xtask honest $(if $(WRITE),--write docs/HONEST-PAIRS.md)
+
 bench-engines: ## how much slower the C++ engine is when it is recorded (after `make setup`, on a quiet machine)
 	target/release/xtask bench-engines
 
@@ -86,5 +94,5 @@ trace-diff: ## first divergence between two runs: RS= CPP=
 clean: ## remove everything that was built, downloaded or recorded
 	rm -rf target
 
-.PHONY: help demo test release setup install-cpp lint unit e2e story readers crash fuzz sanitize bench bench-engines fmt golden \
+.PHONY: help demo test release setup install-cpp lint unit e2e story readers corpus honest crash fuzz sanitize bench bench-engines fmt golden \
         crossval-per-token trace-diff clean

@@ -67,6 +67,19 @@ pub fn run(fixture: &Fixture) -> Result<()> {
     }
 }
 
+/// Writes the BitNet with ReLU², with matrices of type `f32` or `i2_s`, to `output`.
+///
+/// # Errors
+/// Those of [`run`].
+pub fn bitnet(weights: &str, output: &Path) -> Result<PathBuf> {
+    let spec = TinySpec::bitnet(TinyArch::BitnetB158);
+    match weights {
+        "i2_s" => quantise(&spec, output)?,
+        _ => write_tiny_model(output, &spec)?,
+    }
+    Ok(output.to_owned())
+}
+
 /// Writes the F32 model beside `output` and has bitnet.cpp quantise it; `output` is there whole or not at all.
 fn quantise(spec: &TinySpec, output: &Path) -> Result<()> {
     let program = places::root().join("target/demo/bitnet/bin/gguf-quantize");

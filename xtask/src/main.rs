@@ -4,10 +4,16 @@ mod bench;
 mod demo;
 mod places;
 
+#[cfg(feature = "faults")]
+mod corpus;
 #[cfg(feature = "inference")]
 mod crossval;
 #[cfg(feature = "inference")]
 mod fixture;
+#[cfg(feature = "inference")]
+mod honest;
+#[cfg(feature = "inference")]
+mod lab;
 
 use clap::{Parser, Subcommand};
 use std::{
@@ -42,6 +48,12 @@ enum Command {
     Fixture(fixture::Fixture),
     /// Time the C++ engine on a real model without recording and with everything recorded (see `make bench-engines`)
     BenchEngines(bench::Args),
+    /// Plant every class of fault in the Rust engine and tell whether `bitnet-diff first` names its place (see `make corpus`)
+    #[cfg(feature = "faults")]
+    Corpus(corpus::Args),
+    /// Judge pairs of runs that are both right by a noise floor from other prompts (see `make honest`)
+    #[cfg(feature = "inference")]
+    Honest(honest::Args),
     /// Record both engines on a real model and show where they diverge (see `make demo`)
     Demo(demo::Args),
 }
@@ -60,6 +72,10 @@ fn main() -> ExitCode {
         Command::CrossvalPerToken(args) => crossval::run(&args),
         #[cfg(feature = "inference")]
         Command::Fixture(fixture) => fixture::run(&fixture).map(|()| EXIT_MATCH),
+        #[cfg(feature = "faults")]
+        Command::Corpus(args) => corpus::run(&args),
+        #[cfg(feature = "inference")]
+        Command::Honest(args) => honest::run(&args),
         Command::BenchEngines(args) => bench::run(&args).map(|()| EXIT_MATCH),
         Command::Demo(args) => demo::run(&args).map(|()| EXIT_MATCH),
     };

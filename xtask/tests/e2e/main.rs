@@ -9,6 +9,7 @@ mod bad_input;
 mod bitnet;
 mod control;
 mod crossval;
+mod evidence;
 mod faults;
 mod ggml_adapter;
 mod preload;
