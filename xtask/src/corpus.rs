@@ -9,6 +9,7 @@ use crate::{
     lab::{self, CALIBRATION, Engine, Feed, Key, Lab, PROMPTS},
 };
 use anyhow::{Context, Result, ensure};
+use bitnet_diff::floor::{Entry, Floor, scan::median};
 use bitnet_models::{FAULTS, Fault};
 use bitnet_trace_store::Filter;
 use cases::{Case, cases};
@@ -44,6 +45,9 @@ pub struct Args {
     /// Judge by this relative L2, in place of a floor
     #[arg(long, value_name = "X")]
     rel_l2: Option<String>,
+    /// Keep the runs here while they are needed, at most 600 MB [default: target]
+    #[arg(long, value_name = "DIR")]
+    into: Option<PathBuf>,
     /// Write the table into this file
     #[arg(long, value_name = "FILE")]
     write: Option<PathBuf>,
@@ -72,12 +76,24 @@ fn class(name: &str) -> Result<&'static str, String> {
     })
 }
 
+/// Where a fault shows first, by comparison with the same engine without it.
+struct Shown {
+    key: Key,
+    /// By how much: relative L2.
+    size: f64,
+    /// The median of that over the positions from there on.
+    median: f64,
+    /// How far the engines are apart there without it.
+    noise: f64,
+    /// The least error of its own that the floor could locate in that stage of that layer.
+    locatable: Option<f64>,
+}
+
 /// What became of one fault.
 struct Outcome {
     case: Case,
-    /// Where it shows first, by comparison with the same engine without it: the record, by how much (relative L2), and
-    /// how far the engines are apart there without it. `None` for an equivalent mutant.
-    shown: Option<(Key, f64, f64)>,
+    /// `None` for an equivalent mutant.
+    shown: Option<Shown>,
     /// The exit code of `first`, and what it names.
     code: i32,
     named: Option<Key>,
@@ -88,8 +104,14 @@ impl Outcome {
         self.code == 1
     }
 
+    /// Whether it is smaller than what the floor says that it can locate at the fault's place.
+    fn is_below_the_floor(&self) -> bool {
+        let shown = self.shown.as_ref();
+        shown.is_some_and(|shown| shown.locatable.is_some_and(|least| shown.median < least))
+    }
+
     fn is_exact(&self) -> bool {
-        let shown = self.shown.as_ref().map(|(key, ..)| key);
+        let shown = self.shown.as_ref().map(|shown| &shown.key);
         self.is_found() && self.named.is_some() && self.named.as_ref() == shown
     }
 }
@@ -116,18 +138,25 @@ pub fn run(args: &Args) -> Result<u8> {
 
 /// The faults of one model.
 fn try_all(weights: Weights, args: &Args) -> Result<Report> {
-    let lab = Lab::new()?;
+    let lab = Lab::new(args.into.as_deref())?;
     let model = lab::smollm2(&weights.name().to_lowercase())?;
     let prompt = PROMPTS[CALIBRATION];
-    let judge = match (&args.rel_l2, &args.floor) {
-        (Some(limit), _) => vec!["--rel-l2".to_owned(), limit.clone()],
-        (None, Some(floor)) => vec!["--floor".to_owned(), floor.display().to_string()],
-        (None, None) => {
-            let floor = measured_floor(&lab, &model)?;
-            vec!["--floor".to_owned(), floor.display().to_string()]
-        }
+    let file = match (&args.rel_l2, &args.floor) {
+        (Some(_), _) => None,
+        (None, Some(floor)) => Some(floor.clone()),
+        (None, None) => Some(measured_floor(&lab, &model)?),
     };
-    let judge: Vec<&str> = judge.iter().map(String::as_str).collect();
+    let judge = match (&args.rel_l2, &file) {
+        (Some(limit), _) => ["--rel-l2".to_owned(), limit.clone()],
+        (None, file) => [
+            "--floor".to_owned(),
+            file.iter().map(|f| f.display().to_string()).collect(),
+        ],
+    };
+    let judge = judge.each_ref().map(String::as_str);
+    let floor =
+        file.map(|file| Floor::from_toml(&std::fs::read_to_string(file)?).map_err(anyhow::Error::from));
+    let floor = floor.transpose()?;
 
     lab.record("reference", Engine::LlamaCpp, &model, &Feed::Text(prompt), &[])?;
     let ids = lab.ids("reference")?;
@@ -156,7 +185,7 @@ fn try_all(weights: Weights, args: &Args) -> Result<Report> {
         let (code, first) = lab.ask("first", &["reference", "faulty"], &judge)?;
         ensure!(code != 2, "{spec}: {first:#}");
         outcomes.push(Outcome {
-            shown: shown(&lab, &case.fault)?,
+            shown: shown(&lab, &case.fault, floor.as_ref())?,
             case,
             code,
             named: key(&first["first_divergence"]),
@@ -168,9 +197,10 @@ fn try_all(weights: Weights, args: &Args) -> Result<Report> {
     Ok(Report {
         weights,
         prompt_len: ids.prompt_len,
-        judge: match &args.rel_l2 {
-            Some(limit) => format!("relative L2 <= {limit}"),
-            None => format!("a floor measured on {CALIBRATION} other prompts"),
+        judge: match (&args.rel_l2, &args.floor) {
+            (Some(limit), _) => format!("relative L2 <= {limit}"),
+            (None, Some(floor)) => format!("the floor {}", floor.display()),
+            (None, None) => format!("a floor measured on {CALIBRATION} other prompts"),
         },
         outcomes,
     })
@@ -193,7 +223,7 @@ fn measured_floor(lab: &Lab, model: &Path) -> Result<PathBuf> {
 }
 
 /// The first record at which a fault changes what the engine computes.
-fn shown(lab: &Lab, fault: &Fault) -> Result<Option<(Key, f64, f64)>> {
+fn shown(lab: &Lab, fault: &Fault, floor: Option<&Floor>) -> Result<Option<Shown>> {
     let (seq, layer, stage) = fault.first_shown();
     let of = |key: &Key| Filter {
         seq: Some(key.0..=key.0),
@@ -208,12 +238,23 @@ fn shown(lab: &Lab, fault: &Fault) -> Result<Option<(Key, f64, f64)>> {
         ..Filter::default()
     };
     let changed = lab.distances("sound", "faulty", &own)?;
-    let Some((key, size)) = changed.into_iter().find(|(_, size)| *size > EQUIVALENT) else {
+    let Some(first) = changed.iter().position(|(_, size)| *size > EQUIVALENT) else {
         return Ok(None);
     };
+    let (key, size) = changed[first].clone();
+    let of_layer = changed[first..].iter().filter(|(other, _)| other.1 == key.1);
+    let mut sizes: Vec<f64> = of_layer.map(|(_, size)| *size).collect();
     let noise = lab.distances("reference", "sound", &of(&key))?;
     let noise = noise.first().context("the reference does not have the record")?.1;
-    Ok(Some((key, size, noise)))
+    let mut entries = floor.iter().flat_map(|floor| &floor.stages);
+    let entry = entries.find(|entry| (entry.layer, &entry.stage) == (key.1, &key.2));
+    Ok(Some(Shown {
+        size,
+        median: median(&mut sizes).unwrap_or(size),
+        noise,
+        locatable: entry.map(Entry::locatable),
+        key,
+    }))
 }
 
 /// What a `first` document names.

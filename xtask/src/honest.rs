@@ -22,12 +22,15 @@ pub struct Args {
     /// Only this model; can be given several times
     #[arg(long, value_name = "NAME", value_parser = MODELS.map(|model| model.name))]
     model: Vec<String>,
-    /// Only pairs of these two configurations, such as `cpp,rust`; can be given several times
-    #[arg(long, value_name = "A,B", value_parser = pair)]
+    /// Only pairs of these two configurations, such as `cpp|rust`; can be given several times
+    #[arg(long, value_name = "A|B", value_parser = pair)]
     pair: Vec<(&'static str, &'static str)>,
     /// How many prompts are judged, of those that the floor is not measured on
     #[arg(long, default_value_t = PROMPTS.len() - CALIBRATION)]
     prompts: usize,
+    /// Keep the runs here while they are needed, at most 3 GB [default: target]
+    #[arg(long, value_name = "DIR")]
+    into: Option<PathBuf>,
     /// Write the table into this file
     #[arg(long, value_name = "FILE")]
     write: Option<PathBuf>,
@@ -105,9 +108,9 @@ const PAIRS: [(&str, &str); 13] = [
 ];
 
 fn pair(text: &str) -> Result<(&'static str, &'static str), String> {
-    let known = PAIRS.iter().find(|(a, b)| text == format!("{a},{b}"));
+    let known = PAIRS.iter().find(|(a, b)| text == format!("{a}|{b}"));
     known.copied().ok_or_else(|| {
-        let known: Vec<_> = PAIRS.iter().map(|(a, b)| format!("{a},{b}")).collect();
+        let known: Vec<_> = PAIRS.iter().map(|(a, b)| format!("{a}|{b}")).collect();
         format!("it is one of: {}", known.join("; "))
     })
 }
@@ -157,7 +160,7 @@ struct Judged {
     code: i32,
     /// Median relative L2 of layer_out in the first and in the last layer.
     growth: Option<(f64, f64)>,
-    /// The largest ratio of a record to its floor.
+    /// How close the stage that came closest to its limit came to it.
     ratio: Option<f64>,
     /// What was named, where the pair was called different.
     named: String,
@@ -198,7 +201,7 @@ pub fn run(args: &Args) -> Result<u8> {
 
 /// All pairs of one model.
 fn judge(model: &Model, args: &Args) -> Result<Vec<Judged>> {
-    let lab = Lab::new()?;
+    let lab = Lab::new(args.into.as_deref())?;
     let file = (model.file)(&lab)?;
     let pairs: Vec<_> = match args.pair.as_slice() {
         [] => PAIRS.to_vec(),
@@ -279,13 +282,9 @@ fn judge_pair(
         prompt,
         code,
         growth: median(layers.first()).zip(median(layers.last())),
-        ratio: largest_ratio(&first),
+        ratio: first["floor"]["largest"]["of_limit"].as_f64(),
         named: named(&first),
     })
-}
-
-fn largest_ratio(first: &Value) -> Option<f64> {
-    first["largest_ratio"].as_f64()
 }
 
 /// What a document of `first` says that is no match.
@@ -311,7 +310,7 @@ fn document(judged: &[Judged]) -> String {
          measures one floor for each model. Pairs on other prompts are then judged with `bitnet-diff first --floor`: each should end\n\
          with exit code 0. `cpp` is llama.cpp for SmolLM2-135M and bitnet.cpp for the BitNet fixture (2 layers, random weights); engines compute\n\
          with one thread, an F32 KV cache, no flash attention and the prompt in one batch, unless it says otherwise. layer_out is the median\n\
-         relative L2 over the positions, in the first and in the last layer; the ratio is that of the worst record to its floor.\n\n\
+         relative L2 over the positions, in the first and in the last layer; the ratio is that of the stage which came closest to its limit.\n\n\
          {} pairs, {alarms} of them called different.\n\n\
          | Model | Left | Right | Prompt | layer_out | Ratio | Exit |\n|---|---|---|---|---|---|---|\n",
         judged.len()

@@ -67,14 +67,15 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// An empty one.
+    /// An empty one in `place`, or in the project's target folder.
     ///
     /// # Errors
     /// Where no folder can be made.
-    pub fn new() -> Result<Self> {
+    pub fn new(place: Option<&Path>) -> Result<Self> {
         let target = places::root().join("target");
-        let dir = tempfile::Builder::new().prefix("lab-").tempdir_in(&target);
-        let dir = dir.with_context(|| format!("no folder in {}", target.display()))?;
+        let place = place.unwrap_or(&target);
+        let dir = tempfile::Builder::new().prefix("lab-").tempdir_in(place);
+        let dir = dir.with_context(|| format!("no folder can be made in {}", place.display()))?;
         Ok(Self { dir })
     }
 

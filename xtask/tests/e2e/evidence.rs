@@ -64,3 +64,26 @@ fn the_corpus_fails_and_lists_what_a_tolerance_is_too_wide_for() {
         done.stdout
     );
 }
+
+#[test]
+#[ignore = "needs `make setup`; run `make e2e`"]
+fn honest_pairs_match_by_a_floor_from_other_prompts() {
+    let honest = ["honest", "--model", "SmolLM2-F32", "--prompts", "1"];
+    let pairs = ["cpp|rust", "cpp|cpp, 2 threads", "cpp|cpp, F16 cache"];
+    let pairs: Vec<&str> = pairs.iter().flat_map(|pair| ["--pair", pair]).collect();
+    let done = xtask(&[&honest[..], &pairs].concat());
+    assert_eq!(done.code, 0, "{done:?}");
+    assert!(
+        done.stdout.contains("3 pairs, 0 of them called different"),
+        "{}",
+        done.stdout
+    );
+}
+
+#[test]
+#[ignore = "needs `make setup`; run `make e2e`"]
+fn a_pair_that_nobody_knows_is_refused_with_those_there_are() {
+    let done = xtask(&["honest", "--pair", "cpp|abacus"]);
+    assert_eq!(done.code, 2);
+    assert!(done.stderr.contains("cpp|rust"), "{}", done.stderr);
+}
