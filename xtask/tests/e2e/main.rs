@@ -9,6 +9,7 @@ mod bad_input;
 mod bitnet;
 mod control;
 mod crossval;
+#[cfg(feature = "faults")]
 mod evidence;
 mod faults;
 mod ggml_adapter;
