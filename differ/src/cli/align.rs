@@ -80,7 +80,7 @@ pub fn run(args: Args) -> Result<Output, Failure> {
         progress.update(done, total)
     })?;
     drop(progress);
-    made.report.notes.extend(names.notes(&left, &right));
+    made.report.notes.extend(names.notes(&[&left, &right]));
     if let Some(file) = &args.output {
         std::fs::write(file, &made.mapping).map_err(|source| Error::Io {
             action: "write",

@@ -77,7 +77,6 @@ fn compare_three(args: &Args, third: &Path) -> Result<Output, Failure> {
         progress.update(done, total)
     })?;
     drop(progress);
-    let opened = runs.iter().filter_map(|r| r.note.clone());
-    report.notes.splice(0..0, opened);
+    report.notes.splice(0..0, names.notes(&runs.each_ref()));
     args.verdict.output_three(&report, || render::three(&report))
 }

@@ -82,6 +82,6 @@ pub fn with_comparison<T>(
     })?;
     drop(progress);
     let labels = Labels::new(args.labels.clone(), a.name, b.name);
-    let notes = names.notes(&left, &right);
+    let notes = names.notes(&[&left, &right]);
     then(&comparison, &labels, notes)
 }

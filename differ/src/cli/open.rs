@@ -69,11 +69,11 @@ pub struct Names<'a> {
 
 impl Names<'_> {
     /// What a reader should know of how the runs were opened.
-    pub fn notes(&self, left: &Opened, right: &Opened) -> Vec<Note> {
-        let newest = [left.note.clone(), right.note.clone()];
-        let mapping = self.mapping.map(|m| m.notes(left.used(), right.used()));
-        let notes = newest.into_iter().flatten();
-        notes.chain(mapping.into_iter().flatten()).collect()
+    pub fn notes(&self, runs: &[&Opened]) -> Vec<Note> {
+        let newest = runs.iter().filter_map(|r| r.note.clone());
+        let used = runs.iter().flat_map(|r| r.used()).copied().collect();
+        let mapping = self.mapping.map(|m| m.notes(&used));
+        newest.chain(mapping.into_iter().flatten()).collect()
     }
 }
 

@@ -27,7 +27,7 @@ pub fn explain_plan(
         mapping: mapping.as_ref(),
     };
     let (left, right) = open::both(left, right, names)?;
-    let notes = names.notes(&left, &right);
+    let notes = names.notes(&[&left, &right]);
     let (left, right) = (left.side(), right.side());
     let report = PlanReport {
         left: left.name.into(),

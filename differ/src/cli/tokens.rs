@@ -52,7 +52,7 @@ pub fn run(mut args: Args) -> Result<Output, Failure> {
     let (left, right) = open::both(&args.left, &args.right, names)?;
     let (a, b) = (left.side(), right.side());
     let mut report = tokens(&a, &b, &graph, &options, args.top_k)?;
-    report.notes.splice(0..0, names.notes(&left, &right));
+    report.notes.splice(0..0, names.notes(&[&left, &right]));
     let labels = Labels::new(args.compare.labels.clone(), a.name, b.name);
     let code = exit::code(report.status);
     Output::new(args.format, &report, || render::tokens(&report, &labels), code)

@@ -189,31 +189,25 @@ impl Mapping {
         })
     }
 
-    /// What a reader of a comparison should know of it, given the entries that match records of each run: that it
-    /// was used, and which entries match nothing.
-    pub fn notes(&self, left: &HashSet<usize>, right: &HashSet<usize>) -> Vec<Note> {
+    /// What a reader of a comparison should know of it, given the entries that match records of some run: that it was
+    /// used, and which entries match nothing.
+    pub fn notes(&self, used: &HashSet<usize>) -> Vec<Note> {
         let note = |message| Note {
             kind: "mapping",
             message,
         };
-        let used = format!(
-            "names and layouts come from {}: {} for the left run, {} for the right one",
-            self.source,
-            match left.len() {
-                1 => "1 entry".to_owned(),
-                n => format!("{n} entries"),
-            },
-            right.len()
+        let (used_of, all) = (used.len(), self.entries.len());
+        let told = format!(
+            "names and layouts come from {}; entries used: {used_of} of {all}",
+            self.source
         );
-        let used = (!left.is_empty() || !right.is_empty()).then(|| note(used));
-        used.into_iter()
-            .chain(self.unused(left, right).map(note))
-            .collect()
+        let told = (!used.is_empty()).then(|| note(told));
+        told.into_iter().chain(self.unused(used).map(note)).collect()
     }
 
-    fn unused(&self, left: &HashSet<usize>, right: &HashSet<usize>) -> Option<String> {
+    fn unused(&self, used: &HashSet<usize>) -> Option<String> {
         let entries = self.entries.iter().enumerate();
-        let unused = entries.filter(|(i, _)| !left.contains(i) && !right.contains(i));
+        let unused = entries.filter(|(i, _)| !used.contains(i));
         let shown: Vec<String> = unused
             .map(|(i, e)| match &e.name {
                 Some(name) => format!("{} ({name})", i + 1),

@@ -79,12 +79,12 @@ fn the_last_entry_that_matches_counts_and_is_for_its_run_only() {
         (Naming::Mapping, "blk.7.wq")
     );
     let mapping = Mapping::from_toml(toml, "m.toml").expect("valid");
-    let notes = mapping.notes(&[2].into(), m.used());
+    let notes = mapping.notes(&m.used().iter().copied().chain([2]).collect());
     let notes: Vec<&str> = notes.iter().map(|n| n.message.as_str()).collect();
     assert_eq!(
         notes,
         [
-            "names and layouts come from m.toml: 1 entry for the left run, 4 for the right one",
+            "names and layouts come from m.toml; entries used: 5 of 7",
             "entries of m.toml that match no record: 1 (blk.{layer}.wq), 7 (nobody)"
         ]
     );
