@@ -39,7 +39,7 @@ pub struct Metrics {
     /// Least-squares scale, `a.b / a.a`: the `s` for which `|b - s a|` is smallest. None where `a` is zero.
     #[serde(serialize_with = "num::json_option")]
     pub scale: Option<f64>,
-    /// Largest `|b - a|`.
+    /// Largest `|b - a|`: of those that the elements' type does not tell apart, the first.
     #[serde(serialize_with = "num::json")]
     pub max_abs: f64,
     /// Where `max_abs` is; none where nothing differs.
@@ -50,7 +50,7 @@ pub struct Metrics {
     /// The right element there.
     #[serde(serialize_with = "num::json_option")]
     pub max_abs_right: Option<f64>,
-    /// Largest `|b - a| / max(|a|, |b|)` of one element pair: from 0 to 2.
+    /// Largest `|b - a| / max(|a|, |b|)` of one element pair, rounded as the elements' type does: from 0 to 2.
     #[serde(serialize_with = "num::json")]
     pub max_rel: f64,
     /// Largest distance in units in the last place: how many numbers of the type lie from one element to the

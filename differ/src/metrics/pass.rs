@@ -1,17 +1,23 @@
 //! The pass over both tensors: sums, largest differences, rows, ULP distances and signs.
 //!
-//! Elements are taken a group at a time, which stays in the first cache while its sums, its ULP distances and their
-//! histogram are made. Sums have a fixed number of lanes and no fused multiplication: whatever the machine's
-//! vectors, the figures are the same to the bit.
+//! Elements are taken a group at a time, which stays in the first cache while three short loops go over it: of the bits,
+//! of the sums, of the histogram. Largest differences are looked for in the element's own type, where a vector holds
+//! more of them: of those that it does not tell apart, the first is taken. Sums have a fixed number of lanes: whatever
+//! the machine's vectors, the figures are the same to the bit.
 
 use super::Element;
+use std::hint::black_box;
 
 /// Independent accumulators, so that the compiler can keep them in vector registers.
 const LANES: usize = 8;
-/// Elements of a group: enough to hide what is done once for each, few enough to search again.
+/// Elements of a group: enough to hide what is done once for each, few enough to stay in the first cache.
 const GROUP: usize = 1024;
+/// Digits that are counted at a time.
+const WIDE: usize = 64;
 /// Buckets of ULP distances: none, and one for each number of binary digits.
 const BUCKETS: usize = 65;
+/// What stands behind a group's digits: a number that no distance has.
+const NO_DIGITS: u8 = u8::MAX;
 
 /// What the pass found. Sums, rows, distances and signs are of the pairs that are finite on both sides.
 pub(super) struct Found {
@@ -21,8 +27,10 @@ pub(super) struct Found {
     pub dd: f64,
     /// Sum of `b - a`.
     pub sum: f64,
+    /// Of the distances that are the largest when rounded as the element's type does, the first.
     pub max_abs: f64,
     pub max_abs_at: Option<usize>,
+    /// Rounded as the element's type does.
     pub max_rel: f64,
     /// The row of the largest `|b - a|^2 / |a|^2`, and that.
     pub worst_row: Option<(usize, f64)>,
@@ -42,46 +50,74 @@ pub(super) struct Found {
     pub mismatch_at: Option<usize>,
 }
 
+impl Found {
+    const NOTHING: Self = Self {
+        dot: 0.0,
+        aa: 0.0,
+        bb: 0.0,
+        dd: 0.0,
+        sum: 0.0,
+        max_abs: 0.0,
+        max_abs_at: None,
+        max_rel: 0.0,
+        worst_row: None,
+        max_ulp: 0,
+        ulps: [0; BUCKETS],
+        sign_differs: 0,
+        odd: 0,
+        nan_left: 0,
+        nan_right: 0,
+        nan_both: 0,
+        inf_left: 0,
+        inf_right: 0,
+        mismatches: 0,
+        mismatch_at: None,
+    };
+}
+
 /// Passes over two tensors of the same length in rows of `row` elements, with the machine's widest vectors.
 pub(super) fn pass<T: Element>(a: &[T], b: &[T], row: usize) -> Found {
     #[cfg(target_arch = "x86_64")]
     {
-        #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl")]
+        #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,fma")]
         fn avx512<T: Element>(a: &[T], b: &[T], row: usize) -> Found {
-            groups(a, b, row)
+            groups::<T, true>(a, b, row)
         }
-        #[target_feature(enable = "avx2")]
+        #[target_feature(enable = "avx2,fma")]
         fn avx2<T: Element>(a: &[T], b: &[T], row: usize) -> Found {
-            groups(a, b, row)
+            groups::<T, true>(a, b, row)
         }
+        let fma = is_x86_feature_detected!("fma");
         let wide = is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512cd")
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vl");
-        if wide {
+        if wide && fma {
             // SAFETY: the processor has just been asked for each of the features
             #[allow(unsafe_code)]
             return unsafe { avx512(a, b, row) };
         }
-        if is_x86_feature_detected!("avx2") {
-            // SAFETY: the processor has just been asked for the feature
+        if is_x86_feature_detected!("avx2") && fma {
+            // SAFETY: the processor has just been asked for the features
             #[allow(unsafe_code)]
             return unsafe { avx2(a, b, row) };
         }
     }
-    groups(a, b, row)
+    groups::<T, false>(a, b, row)
 }
 
+/// The pass; `FMA` says whether the machine multiplies and adds in one instruction.
 #[inline(always)]
-pub(super) fn groups<T: Element>(a: &[T], b: &[T], row: usize) -> Found {
+pub(super) fn groups<T: Element, const FMA: bool>(a: &[T], b: &[T], row: usize) -> Found {
     let row = row.clamp(1, a.len().max(1));
-    let mut total = Total::new(row, a.len());
+    let mut total = Total::<T>::new(row, a.len());
+    let mut digits = [0; GROUP];
     // As many whole rows as a group holds, or one that is taken in pieces.
     let step = if row > GROUP { row } else { GROUP / row * row };
     for (outer, (a, b)) in a.chunks(step).zip(b.chunks(step)).enumerate() {
         for (inner, (a, b)) in a.chunks(GROUP).zip(b.chunks(GROUP)).enumerate() {
-            total.add(outer * step + inner * GROUP, a, b);
+            total.add::<FMA>(outer * step + inner * GROUP, a, b, &mut digits);
         }
     }
     total.finish()
@@ -95,10 +131,6 @@ struct Sums {
     bb: [f64; LANES],
     dd: [f64; LANES],
     sum: [f64; LANES],
-    max_abs: [f64; LANES],
-    /// The largest relative difference, as numerator and denominator.
-    rel_d: [f64; LANES],
-    rel_m: [f64; LANES],
 }
 
 impl Sums {
@@ -108,32 +140,32 @@ impl Sums {
         bb: [0.0; LANES],
         dd: [0.0; LANES],
         sum: [0.0; LANES],
-        max_abs: [0.0; LANES],
-        rel_d: [0.0; LANES],
-        rel_m: [1.0; LANES],
     };
 
     #[inline(always)]
-    fn add<T: Element>(&mut self, a: &[T], b: &[T]) {
+    fn add<T: Element, const FMA: bool>(&mut self, a: &[T], b: &[T]) {
         let mut s = *self;
+        // Of exact products the same number, whether rounded once or twice.
+        let plus = |sum: f64, x: f64, y: f64| {
+            if FMA && T::EXACT_PRODUCTS {
+                x.mul_add(y, sum)
+            } else {
+                sum + x * y
+            }
+        };
         let mut step = |lane: usize, x: f64, y: f64| {
-            let signed = y - x;
-            let d = signed.abs();
-            let m = if x.abs() > y.abs() { x.abs() } else { y.abs() };
-            s.dot[lane] += x * y;
-            s.aa[lane] += x * x;
-            s.bb[lane] += y * y;
+            let d = y - x;
+            s.dot[lane] = plus(s.dot[lane], x, y);
+            s.aa[lane] = plus(s.aa[lane], x, x);
+            s.bb[lane] = plus(s.bb[lane], y, y);
             s.dd[lane] += d * d;
-            s.sum[lane] += signed;
-            s.max_abs[lane] = if d > s.max_abs[lane] { d } else { s.max_abs[lane] };
-            // d/m > rel_d/rel_m without a division
-            let more = d * s.rel_m[lane] > s.rel_d[lane] * m;
-            s.rel_d[lane] = chosen(more, d, s.rel_d[lane]);
-            s.rel_m[lane] = chosen(more, m, s.rel_m[lane]);
+            s.sum[lane] += d;
         };
         let (chunks_a, tail_a) = a.as_chunks::<LANES>();
         let (chunks_b, tail_b) = b.as_chunks::<LANES>();
         for (x, y) in chunks_a.iter().zip(chunks_b) {
+            ahead(x.as_ptr());
+            ahead(y.as_ptr());
             for lane in 0..LANES {
                 step(lane, x[lane].value(), y[lane].value());
             }
@@ -151,152 +183,199 @@ impl Sums {
     }
 }
 
+/// Has the processor fetch what stands a group further on, while it computes: there it is read from memory.
 #[inline(always)]
-fn folded(lanes: &[f64; LANES], f: impl Fn(f64, f64) -> f64) -> f64 {
-    lanes.iter().skip(1).fold(lanes[0], |x, &y| f(x, y))
+fn ahead<T>(at: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch reads nothing that the program could see, and of an address that is not mapped nothing
+        #[allow(unsafe_code)]
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(GROUP).cast());
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
 }
 
-/// `x` or `y`, by their bits: a condition would make a masked store of it, for which the next load has to wait.
 #[inline(always)]
-fn chosen(first: bool, x: f64, y: f64) -> f64 {
-    let mask = u64::from(first).wrapping_neg();
-    f64::from_bits((x.to_bits() & mask) | (y.to_bits() & !mask))
-}
-
-#[inline(always)]
-fn larger(x: f64, y: f64) -> f64 {
-    if y > x { y } else { x }
+fn total(lanes: &[f64; LANES]) -> f64 {
+    lanes.iter().skip(1).fold(lanes[0], |x, &y| x + y)
 }
 
 /// What a group's bits tell.
+#[derive(Clone, Copy)]
 struct Bits<U> {
-    /// The number of binary digits of each ULP distance.
-    digits: [u8; GROUP],
     max_ulp: U,
-    sign_differs: u32,
-    finite: bool,
+    /// The largest magnitude.
+    largest: U,
+    /// The least magnitude.
+    least: U,
+    /// Where a sign bit differs, the sign bit is set.
+    signs: U,
+    /// The largest distance of two elements, rounded to their type.
+    apart: U,
+    /// The largest relative distance, so rounded.
+    relative: U,
+}
+
+/// The ULP distance by the bits of both: through zero where the signs differ; 0 and -0 are one number.
+#[inline(always)]
+fn ulps<T: Element>(top: T::Bits, low: T::Bits, signs: T::Bits) -> T::Bits {
+    let through = low & T::sign_mask(signs);
+    top - low + through + through
 }
 
 #[inline(always)]
-fn bits<T: Element>(a: &[T], b: &[T]) -> Bits<T::Bits> {
-    let mut digits = [0; GROUP];
-    let mut max_ulp = T::Bits::default();
-    let mut largest = T::Bits::default();
-    let mut sign_differs = 0;
+fn bits<T: Element>(a: &[T], b: &[T], digits: &mut [u8]) -> Bits<T::Bits> {
+    let zero = T::Bits::default();
+    let (mut max_ulp, mut largest, mut signs, mut apart, mut relative) = (zero, zero, zero, zero, zero);
+    let mut least = T::ORDINARY;
     for (digits, (&x, &y)) in digits.iter_mut().zip(a.iter().zip(b)) {
-        let distance = x.ulps(y);
+        let (m, n) = (x.magnitude(), y.magnitude());
+        let (top, low) = (m.max(n), m.min(n));
+        let sign = x.bits() ^ y.bits();
+        let distance = ulps::<T>(top, low, sign);
+        let d = x.apart(y);
+        // Two zeros are as far apart as a zero and the least number.
+        let r = d.over(T::of_bits(top.max(T::LEAST)));
         max_ulp = max_ulp.max(distance);
-        largest = largest.max(x.magnitude()).max(y.magnitude());
+        largest = largest.max(top);
+        least = least.min(low);
+        signs = signs | sign;
+        apart = apart.max(d.bits());
+        relative = relative.max(r.bits());
         *digits = T::digits(distance);
-        sign_differs += u32::from(x.sign_differs(y));
     }
     Bits {
-        digits,
         max_ulp,
-        sign_differs,
-        finite: largest < T::INFINITY,
+        largest,
+        least,
+        signs,
+        apart,
+        relative,
     }
 }
 
-/// Adds the numbers of binary digits to a histogram, in turns to several, of which each waits less for its last store.
+/// Whether one is negative, zero or positive and the other is not.
 #[inline(always)]
-fn count(digits: &[u8], histogram: &mut [u64; BUCKETS]) {
-    const TURNS: usize = 8;
-    // A power of two, so that an index needs no check; a group's elements fit into the counters.
-    const WIDE: usize = 128;
-    let mut counts = [[0u16; WIDE]; TURNS];
-    let (chunks, tail) = digits.as_chunks::<TURNS>();
-    for chunk in chunks {
-        for (counts, &digits) in counts.iter_mut().zip(chunk) {
-            counts[usize::from(digits) % WIDE] += 1;
-        }
+fn sign_differs<T: Element>(x: T, y: T) -> bool {
+    let zero = T::default();
+    ((x > zero) != (y > zero)) | ((x < zero) != (y < zero))
+}
+
+/// The first place whose distance is `apart` when it is rounded to the type.
+#[inline(always)]
+fn place<T: Element>(a: &[T], b: &[T], apart: T::Bits) -> usize {
+    // All of them and no way out, a vector at a time; counted down, so that a place is never 0.
+    let (mut place, mut left) = (0, a.len() as u32);
+    for (&x, &y) in a.iter().zip(b) {
+        let is = x.apart(y).bits() == apart;
+        place = place.max(if is { left } else { 0 });
+        left -= 1;
     }
-    for &digits in tail {
-        counts[0][usize::from(digits) % WIDE] += 1;
-    }
-    for counts in counts {
-        for (all, count) in histogram.iter_mut().zip(counts) {
-            *all += u64::from(count);
+    a.len() - place as usize
+}
+
+/// Adds a group's numbers of binary digits, of which `most` is the largest, to a histogram: one short loop a bucket.
+#[inline(always)]
+fn count(digits: &[u8; GROUP], elements: usize, most: u8, histogram: &mut [u64; BUCKETS]) {
+    let (chunks, _) = digits[..elements.next_multiple_of(WIDE)].as_chunks::<WIDE>();
+    let mut left = elements as u64;
+    for bucket in (0..=most).rev() {
+        if left == 0 {
+            break;
         }
+        // A number of 8 bits to the compiler: as the loop's counter it would be widened to 64, and all digits with it.
+        let number = black_box(bucket);
+        // A group has fewer chunks than fit into the counters.
+        let mut counts = [0u8; WIDE];
+        for chunk in chunks {
+            for lane in 0..WIDE {
+                counts[lane] += u8::from(chunk[lane] == number);
+            }
+        }
+        let found = u64::from(counts.iter().map(|&n| u32::from(n)).sum::<u32>());
+        histogram[usize::from(bucket)] += found;
+        left -= found;
     }
 }
 
-struct Total {
+struct Total<T: Element> {
     row: usize,
     elements: usize,
     /// `aa` and `dd` are of the row so far.
     sums: Sums,
+    /// The largest distance so far, rounded to the type.
+    apart: T::Bits,
     found: Found,
 }
 
-impl Total {
+impl<T: Element> Total<T> {
     fn new(row: usize, elements: usize) -> Self {
         Self {
             row,
             elements,
             sums: Sums::NONE,
-            found: Found {
-                dot: 0.0,
-                aa: 0.0,
-                bb: 0.0,
-                dd: 0.0,
-                sum: 0.0,
-                max_abs: 0.0,
-                max_abs_at: None,
-                max_rel: 0.0,
-                worst_row: None,
-                max_ulp: 0,
-                ulps: [0; BUCKETS],
-                sign_differs: 0,
-                odd: 0,
-                nan_left: 0,
-                nan_right: 0,
-                nan_both: 0,
-                inf_left: 0,
-                inf_right: 0,
-                mismatches: 0,
-                mismatch_at: None,
-            },
+            apart: T::Bits::default(),
+            found: Found::NOTHING,
         }
     }
 
     /// Adds a group: whole rows, or a piece of one.
     #[inline(always)]
-    fn add<T: Element>(&mut self, start: usize, a: &[T], b: &[T]) {
-        let bits = bits(a, b);
-        if bits.finite {
-            self.add_finite(start, a, b, &bits);
-        } else {
-            self.add_odd(start, a, b);
+    fn add<const FMA: bool>(&mut self, start: usize, a: &[T], b: &[T], digits: &mut [u8; GROUP]) {
+        let of = bits(a, b, digits);
+        if of.largest >= T::ORDINARY {
+            self.add_odd::<FMA>(start, a, b, digits);
+            return;
         }
+        if of.apart > self.apart {
+            let at = place(a, b, of.apart);
+            self.further(of.apart, start + at, (b[at].value() - a[at].value()).abs());
+        }
+        self.found.max_rel = larger(self.found.max_rel, T::of_bits(of.relative).value());
+        self.add_finite::<FMA>(start, a, b, &of, digits);
     }
 
+    /// Adds pairs that are finite, but for their largest distances.
     #[inline(always)]
-    fn add_finite<T: Element>(&mut self, start: usize, a: &[T], b: &[T], bits: &Bits<T::Bits>) {
+    fn add_finite<const FMA: bool>(
+        &mut self,
+        start: usize,
+        a: &[T],
+        b: &[T],
+        of: &Bits<T::Bits>,
+        digits: &mut [u8; GROUP],
+    ) {
         for (i, (a, b)) in a.chunks(self.row).zip(b.chunks(self.row)).enumerate() {
-            self.sums.add(a, b);
+            self.sums.add::<T, FMA>(a, b);
             let end = start + i * self.row + a.len();
             if end.is_multiple_of(self.row) || end == self.elements {
                 self.end_row((end - 1) / self.row);
             }
         }
         let found = &mut self.found;
-        let max_abs = folded(&self.sums.max_abs, larger);
-        if max_abs > found.max_abs {
-            let mut pairs = a.iter().zip(b);
-            let at = pairs.position(|(x, y)| (y.value() - x.value()).abs() == max_abs);
-            found.max_abs = max_abs;
-            found.max_abs_at = at.map(|at| start + at);
+        found.max_ulp = found.max_ulp.max(of.max_ulp.into());
+        if of.least == T::Bits::default() || T::sign_mask(of.signs) > T::Bits::default() {
+            let differ = a.iter().zip(b).map(|(&x, &y)| u32::from(sign_differs(x, y)));
+            found.sign_differs += u64::from(differ.sum::<u32>());
         }
-        found.max_ulp = found.max_ulp.max(bits.max_ulp.into());
-        found.sign_differs += u64::from(bits.sign_differs);
-        count(&bits.digits[..a.len()], &mut found.ulps);
+        digits[a.len()..a.len().next_multiple_of(WIDE)].fill(NO_DIGITS);
+        count(digits, a.len(), T::digits(of.max_ulp), &mut found.ulps);
+    }
+
+    #[inline(always)]
+    fn further(&mut self, apart: T::Bits, at: usize, max_abs: f64) {
+        self.apart = apart;
+        self.found.max_abs = max_abs;
+        self.found.max_abs_at = Some(at);
     }
 
     #[inline(always)]
     fn end_row(&mut self, row: usize) {
-        let aa = folded(&self.sums.aa, |x, y| x + y);
-        let dd = folded(&self.sums.dd, |x, y| x + y);
+        let (aa, dd) = (total(&self.sums.aa), total(&self.sums.dd));
         self.sums.aa = [0.0; LANES];
         self.sums.dd = [0.0; LANES];
         self.found.aa += aa;
@@ -310,16 +389,24 @@ impl Total {
         }
     }
 
-    /// A group with elements that are not finite: these are counted, and zero on both sides stands for them.
+    /// A group with elements that are not finite: these are counted, and zero on both sides stands for them. The others
+    /// may be so large that their difference overflows the type.
     #[inline(never)]
-    fn add_odd<T: Element>(&mut self, start: usize, a: &[T], b: &[T]) {
+    fn add_odd<const FMA: bool>(&mut self, start: usize, a: &[T], b: &[T], digits: &mut [u8; GROUP]) {
         let (mut left, mut right) = ([T::default(); GROUP], [T::default(); GROUP]);
-        let found = &mut self.found;
         let mut odd = 0;
         for (i, (&a, &b)) in a.iter().zip(b).enumerate() {
             let (x, y) = (a.value(), b.value());
+            let found = &mut self.found;
             if x.is_finite() && y.is_finite() {
                 (left[i], right[i]) = (a, b);
+                let d = (y - x).abs();
+                if d > 0.0 {
+                    found.max_rel = larger(found.max_rel, d / larger(x.abs(), y.abs()));
+                    if d > found.max_abs {
+                        self.further(a.apart(b).bits(), start + i, d);
+                    }
+                }
                 continue;
             }
             odd += 1;
@@ -334,19 +421,21 @@ impl Total {
                 found.mismatch_at.get_or_insert(start + i);
             }
         }
-        found.odd += odd;
+        self.found.odd += odd;
         let (left, right) = (&left[..a.len()], &right[..b.len()]);
-        self.add_finite(start, left, right, &bits(left, right));
+        let of = bits(left, right, digits);
+        self.add_finite::<FMA>(start, left, right, &of, digits);
     }
 
     fn finish(self) -> Found {
         let Self { sums, mut found, .. } = self;
-        let sum = |lanes| folded(lanes, |x, y| x + y);
-        (found.dot, found.bb, found.sum) = (sum(&sums.dot), sum(&sums.bb), sum(&sums.sum));
-        for (d, m) in sums.rel_d.into_iter().zip(sums.rel_m) {
-            found.max_rel = larger(found.max_rel, d / m);
-        }
+        (found.dot, found.bb, found.sum) = (total(&sums.dot), total(&sums.bb), total(&sums.sum));
         found.ulps[0] -= found.odd;
         found
     }
+}
+
+#[inline(always)]
+fn larger(x: f64, y: f64) -> f64 {
+    if y > x { y } else { x }
 }
