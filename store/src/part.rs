@@ -11,11 +11,12 @@ use crate::StoreError;
 use bitnet_trace_schema::columns::{KEY_FORMAT_VERSION, KEY_RUN};
 use bitnet_trace_schema::{FORMAT_VERSION, RecordMeta};
 use bytes::Bytes;
-use memmap2::Mmap;
+use memmap2::{Advice, Mmap, UncheckedAdvice};
 use parquet::arrow::arrow_reader::ArrowReaderMetadata;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 use std::fs::File;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,6 +27,16 @@ pub(crate) struct PartMap {
     pub(crate) path: PathBuf,
     /// All of the file. Slices of it keep the map alive.
     pub(crate) bytes: Bytes,
+    map: Arc<Mmap>,
+}
+
+/// The map, as what `Bytes` owns.
+struct Owner(Arc<Mmap>);
+
+impl AsRef<[u8]> for Owner {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
 }
 
 impl PartMap {
@@ -48,10 +59,30 @@ impl PartMap {
         // offset or text is read from the map after it was checked, except f32 values, for which every
         // bit pattern is valid) or, by truncating the file, end this process with SIGBUS.
         let map = unsafe { Mmap::map(&file) }.map_err(|e| StoreError::io("map", path, e))?;
+        let map = Arc::new(map);
         Ok(Self {
             path: path.into(),
-            bytes: Bytes::from_owner(map),
+            bytes: Bytes::from_owner(Owner(Arc::clone(&map))),
+            map,
         })
+    }
+
+    /// Maps the pages of these bytes at once, where the system can: much cheaper than a fault for every few pages.
+    pub(crate) fn populate(&self, bytes: Range<usize>) {
+        // Where it fails, reading faults as ever, or fails as ever.
+        let _ = self
+            .map
+            .advise_range(Advice::PopulateRead, bytes.start, bytes.len());
+    }
+
+    /// Gives back the pages of these bytes: they stay in the page cache, and no longer count as this process's memory.
+    pub(crate) fn release(&self, bytes: Range<usize>) {
+        // SAFETY: the map is of a file, shared and read only: a page that is given back is read from the file again
+        // when it is touched, and has the same bytes
+        let _ = unsafe {
+            self.map
+                .unchecked_advise_range(UncheckedAdvice::DontNeed, bytes.start, bytes.len())
+        };
     }
 }
 

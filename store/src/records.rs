@@ -112,13 +112,33 @@ pub(crate) fn query<'a>(
             _ => return Ok(None),
         };
     }
-    let (text, mut parameters) = conditions(filter);
+    let (mut text, mut parameters) = conditions(filter);
     parameters.insert(0, Box::new(run_id));
+    let mut by_key = "";
+    if filter.seq.is_none() && filter.layer.is_none() && filter.stage.is_none() {
+        // Most of the run: its rows stand together in the table, in the order of execution. By the key's index each would
+        // have to be looked up.
+        let first_and_last: (i64, i64) = transaction.query_row(
+            "SELECT coalesce(min(first), 0), coalesce(max(last), -1) FROM (
+                 SELECT (SELECT min(id) FROM records WHERE part_id = parts.id) AS first,
+                        (SELECT max(id) FROM records WHERE part_id = parts.id) AS last
+                 FROM parts WHERE run_id = ?)",
+            [run_id],
+            |r| Ok((r.get(0)?, r.get(1)?)),
+        )?;
+        // A term with a sign is no term of an index.
+        by_key = "+";
+        text.push_str(" AND id BETWEEN ? AND ?");
+        parameters.extend([
+            Box::new(first_and_last.0) as Box<dyn ToSql>,
+            Box::new(first_and_last.1),
+        ]);
+    }
     let mut statement = transaction.prepare_cached(&format!(
         "SELECT id, part_id, part_row, values_offset, values_count, raw_bytes, seq, layer, stage, name, op,
              op_index, request, pass, occurrence, shape, dtype, num_elements, blake3, rms, mean, min, max,
              abs_max, nan_count, inf_count
-         FROM records WHERE run_id = ?{text}"
+         FROM records WHERE {by_key}run_id = ?{text}"
     ))?;
     let mut found = statement.query(rusqlite::params_from_iter(parameters))?;
     let mut rows = Vec::new();
@@ -127,7 +147,13 @@ pub(crate) fn query<'a>(
             rows.push(read(row, part)?);
         }
     }
-    rows.sort_by_key(|r: &Row| {
+    Ok(Some(in_order(rows)))
+}
+
+/// Rows by request, seq, op_index, pass and occurrence. A row is large: they are moved once, and where they stand in
+/// order not at all.
+fn in_order(rows: Vec<Row>) -> Vec<Row> {
+    let key = |r: &Row| {
         let m = &r.meta;
         (
             m.request,
@@ -138,8 +164,15 @@ pub(crate) fn query<'a>(
             r.part,
             r.part_row,
         )
-    });
-    Ok(Some(rows))
+    };
+    if rows.is_sorted_by_key(key) {
+        return rows;
+    }
+    let mut order: Vec<_> = rows.iter().map(key).zip(0..).collect();
+    order.sort_unstable();
+    let mut rows: Vec<Option<Row>> = rows.into_iter().map(Some).collect();
+    let at = |(_, at): (_, usize)| rows[at].take();
+    order.into_iter().filter_map(at).collect()
 }
 
 /// A count or offset: SQLite's integers are signed.

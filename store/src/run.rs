@@ -2,9 +2,10 @@ use crate::index::{self, Index, Place};
 use crate::part::{Part, PartMap};
 use crate::scan::{self, PartStat, RunFiles};
 use crate::update::{self, Scope};
-use crate::{Completeness, Database, Filter, Reason, Row, StoreError, TensorRef, records};
+use crate::{Completeness, Database, Filter, Reason, Row, StoreError, TensorRef, records, tensor};
 use bitnet_trace_schema::{Manifest, RunState, run_dir};
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
@@ -150,25 +151,12 @@ impl Run {
     /// # Errors
     /// [`StoreError`] if the part changed since it was indexed, or if `row` is of another run.
     pub fn tensor(&self, row: &Row) -> Result<TensorRef, StoreError> {
-        let foreign = || StoreError::ForeignRow {
-            path: self.path.clone(),
-            part: row.part,
-            id: row.id,
-        };
+        let foreign = || self.foreign(row);
         if !row.has_elements() {
             return Ok(TensorRef::new(row.meta.dtype, None, None));
         }
         let open = self.parts.get(&row.part).ok_or_else(foreign)?;
-        let mut values = None;
-        if let (Some(offset), Some(count)) = (row.values_offset, row.values_count) {
-            // Neither the index nor the caller is believed.
-            let end = count.checked_mul(4).and_then(|n| n.checked_add(offset));
-            let map = open.map(&self.path)?;
-            let end = end
-                .filter(|&end| end <= map.bytes.len() as u64)
-                .ok_or_else(foreign)?;
-            values = Some(map.bytes.slice(offset as usize..end as usize));
-        }
+        let values = self.values_of(row)?.map(|(map, place)| map.bytes.slice(place));
         let mut raw = None;
         if row.raw_bytes.is_some() {
             let bytes = open.part(self)?.raw(row.part_row)?;
@@ -177,7 +165,84 @@ impl Run {
         }
         Ok(TensorRef::new(row.meta.dtype, values, raw))
     }
+
+    /// The f32 values of a record of this run where they lie in the mapped part; none where none are kept, or where
+    /// they have to be copied ([`Run::tensor`]).
+    ///
+    /// # Errors
+    /// As [`Run::tensor`].
+    pub fn values(&self, row: &Row) -> Result<Option<&[f32]>, StoreError> {
+        let Some((map, place)) = self.values_of(row)? else {
+            return Ok(None);
+        };
+        Ok(tensor::floats(&map.bytes[place]))
+    }
+
+    /// Says that the values of these rows are going to be read: their pages are mapped at once, where they lie
+    /// together.
+    pub fn ahead<'a>(&self, rows: impl IntoIterator<Item = &'a Row>) {
+        self.each_stretch(rows, PartMap::populate);
+    }
+
+    /// Says that the values of these rows were read: their pages no longer count as this process's memory.
+    pub fn done<'a>(&self, rows: impl IntoIterator<Item = &'a Row>) {
+        self.each_stretch(rows, PartMap::release);
+    }
+
+    /// Calls `f` with the stretches of the parts in which the values of these rows lie. What is wrong with a row is told
+    /// by who reads it.
+    fn each_stretch<'a>(&self, rows: impl IntoIterator<Item = &'a Row>, f: fn(&PartMap, Range<usize>)) {
+        let mut stretch: Option<(&PartMap, Range<usize>)> = None;
+        for row in rows {
+            let Ok(Some((map, place))) = self.values_of(row) else {
+                continue;
+            };
+            match &mut stretch {
+                Some((of, all))
+                    if std::ptr::eq(*of, map)
+                        && place.start <= all.end.saturating_add(MOST_BETWEEN)
+                        && all.start <= place.end.saturating_add(MOST_BETWEEN) =>
+                {
+                    *all = all.start.min(place.start)..all.end.max(place.end);
+                }
+                _ => {
+                    if let Some((of, all)) = stretch.replace((map, place)) {
+                        f(of, all);
+                    }
+                }
+            }
+        }
+        if let Some((of, all)) = stretch {
+            f(of, all);
+        }
+    }
+
+    /// The part of a row that keeps values, and where they are in it.
+    fn values_of(&self, row: &Row) -> Result<Option<(&PartMap, Range<usize>)>, StoreError> {
+        let (Some(offset), Some(count)) = (row.values_offset, row.values_count) else {
+            return Ok(None);
+        };
+        let foreign = || self.foreign(row);
+        let map = self.parts.get(&row.part).ok_or_else(foreign)?.map(&self.path)?;
+        // Neither the index nor the caller is believed.
+        let end = count.checked_mul(4).and_then(|n| n.checked_add(offset));
+        let end = end
+            .filter(|&end| end <= map.bytes.len() as u64)
+            .ok_or_else(foreign)?;
+        Ok(Some((map, offset as usize..end as usize)))
+    }
+
+    fn foreign(&self, row: &Row) -> StoreError {
+        StoreError::ForeignRow {
+            path: self.path.clone(),
+            part: row.part,
+            id: row.id,
+        }
+    }
 }
+
+/// Bytes between two rows' values that are mapped with them: what stands between pages, or a few other rows.
+const MOST_BETWEEN: usize = 64 << 10;
 
 impl OpenPart {
     fn new(stat: PartStat) -> Self {

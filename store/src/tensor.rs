@@ -24,11 +24,17 @@ enum Values {
     Copied(Arc<[f32]>),
 }
 
+/// Little-endian f32 where they lie, if they are aligned and this machine has them so.
+pub(crate) fn floats(bytes: &[u8]) -> Option<&[f32]> {
+    bytemuck::try_cast_slice(bytes)
+        .ok()
+        .filter(|_| cfg!(target_endian = "little"))
+}
+
 impl Values {
     /// From f32 bytes in the map, whose number is a multiple of 4.
     fn new(bytes: Bytes) -> Self {
-        let in_place = cfg!(target_endian = "little") && bytemuck::try_cast_slice::<u8, f32>(&bytes).is_ok();
-        if in_place {
+        if floats(&bytes).is_some() {
             return Self::Mapped(bytes);
         }
         let (chunks, _) = bytes.as_chunks::<4>();

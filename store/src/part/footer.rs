@@ -179,10 +179,10 @@ mod tests {
         file.extend_from_slice(&footer);
         file.extend((footer.len() as u32).to_le_bytes());
         file.extend(b"PAR1");
-        let map = PartMap {
-            path: "part-00000.parquet".into(),
-            bytes: file.into(),
-        };
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("part-00000.parquet");
+        std::fs::write(&path, &file).expect("a file");
+        let map = PartMap::open(&path, file.len() as u64).expect("a map");
         assert!(matches!(bytes(&map), Err(StoreError::Footer { .. })));
     }
 
