@@ -4,8 +4,8 @@ use crate::{
     Error,
     floor::{Floor, Judgement},
     ids::TokenIds,
-    judge::{Outcome, Reason, Verdict, WrongCount, by_elements, by_metadata},
-    plan::{AlignPlan, Key, Step, plan},
+    judge::{Outcome, Reason, Verdict, WrongCount, by_elements, by_metadata, by_values},
+    plan::{AlignPlan, Key, Step, Steps},
     records::{Records, Side},
     report::Labels,
     tolerance::{Applied, Tolerance},
@@ -14,12 +14,13 @@ use bitnet_trace_schema::{RecordMeta, StageGraph};
 use serde::Serialize;
 use std::{
     collections::BTreeSet,
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
-    thread,
+    sync::atomic::{AtomicU64, Ordering},
 };
 
-/// Pairs that a thread takes at a time: few, since one may be a matrix.
-const CHUNK: usize = 16;
+mod work;
+
+/// Pairs that are planned and judged at first, where a divergence is the end; then twice as many each time.
+const FIRST_BATCH: usize = 512;
 
 /// How to compare.
 #[derive(Debug, Clone, Default)]
@@ -36,8 +37,33 @@ pub struct Options {
     pub request: Option<i32>,
     /// Token ids up to this position are compared.
     pub last_seq: Option<i64>,
+    /// How far to compare.
+    pub until: Until,
+    /// Whether the hash of each record that is compared is computed again.
+    pub verify: bool,
     /// Threads; 0 takes one for each core.
     pub threads: usize,
+}
+
+/// How far a comparison goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Until {
+    /// To the end of both runs.
+    #[default]
+    End,
+    /// To the end of the first position, in causal order, at which a record diverges.
+    Divergence,
+}
+
+/// Where a comparison ended before the runs did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Stopped {
+    /// Request of the last position that was compared.
+    pub request: i32,
+    /// The last position that was compared.
+    pub seq: i64,
+    /// Records after it, of the run that has more of them.
+    pub not_compared: u64,
 }
 
 /// Verdicts, counted.
@@ -98,7 +124,7 @@ pub struct Comparison<'a> {
     pub graph: &'a StageGraph,
     /// How it was compared.
     pub options: &'a Options,
-    /// What with what, in causal order.
+    /// What with what, in causal order, as far as it was compared.
     pub plan: AlignPlan,
     /// One outcome for each step of the plan.
     pub outcomes: Vec<Outcome>,
@@ -108,6 +134,10 @@ pub struct Comparison<'a> {
     pub ids: TokenIds,
     /// The verdicts, counted.
     pub counts: Counts,
+    /// Records whose hash was computed again and found to be that of their elements; none where that was not asked for.
+    pub verified: Option<u64>,
+    /// Where it ended, if that is not the end of the runs.
+    pub stopped: Option<Stopped>,
 }
 
 /// Compares two runs. `progress` is called now and then with the pairs done and all pairs.
@@ -122,7 +152,15 @@ pub fn compare<'a>(
     progress: &(dyn Fn(usize, usize) + Sync),
 ) -> Result<Comparison<'a>, Error> {
     let ids = gate(left, right, options)?;
-    let plan = plan(left.records, right.records, graph);
+    let judge = Judge {
+        left,
+        right,
+        ids: &ids,
+        options,
+        hashes: AtomicU64::new(0),
+    };
+    let (plan, mut outcomes, stopped) = judge_all(&judge, graph, progress)?;
+    let hashes = judge.hashes.into_inner();
     if !plan.steps.iter().any(|s| s.left.is_some() && s.right.is_some()) {
         let names = Labels::new(None, left.name, right.name);
         return Err(Error::NothingInCommon {
@@ -132,7 +170,6 @@ pub fn compare<'a>(
             right_has: describe(right.records),
         });
     }
-    let mut outcomes = judge_all(left, right, &plan, &ids, options, progress)?;
     let mut counts = Counts::default();
     outcomes.iter().for_each(|o| counts.add(o.verdict));
     if counts.compared() == 0 && ids.differences.is_empty() {
@@ -152,6 +189,8 @@ pub fn compare<'a>(
         floor,
         ids,
         counts,
+        verified: options.verify.then_some(hashes),
+        stopped,
     })
 }
 
@@ -195,83 +234,107 @@ fn nothing_compared(plan: &AlignPlan, outcomes: &[Outcome]) -> Error {
     }
 }
 
+type Judged = (AlignPlan, Vec<Outcome>, Option<Stopped>);
+
 fn judge_all(
-    left: &Side<'_>,
-    right: &Side<'_>,
-    plan: &AlignPlan,
-    ids: &TokenIds,
-    options: &Options,
+    judge: &Judge<'_>,
+    graph: &StageGraph,
     progress: &(dyn Fn(usize, usize) + Sync),
-) -> Result<Vec<Outcome>, Error> {
-    let steps = &plan.steps;
-    let cores = thread::available_parallelism().map_or(1, usize::from);
-    let threads = if options.threads == 0 {
-        cores
-    } else {
-        options.threads
-    };
-    let threads = threads.min(steps.len().div_ceil(CHUNK)).max(1);
-    let (next, done, failed) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
-    let work = || {
-        let mut mine = Vec::new();
-        while !failed.load(Ordering::Relaxed) {
-            let start = next.fetch_add(CHUNK, Ordering::Relaxed);
-            let Some(chunk) = steps.get(start..).filter(|rest| !rest.is_empty()) else {
-                break;
+) -> Result<Judged, Error> {
+    let mut ahead = Steps::new(judge.left.records, judge.right.records, graph);
+    let (mut plan, mut outcomes) = (AlignPlan::default(), Vec::new());
+    let stop = judge.options.until == Until::Divergence;
+    let mut batch = if stop { FIRST_BATCH } else { usize::MAX };
+    loop {
+        let mut steps = ahead.next(batch);
+        if steps.is_empty() {
+            return Ok((plan, outcomes, None));
+        }
+        let (before, after) = (plan.steps.len(), ahead.left());
+        let all = before + steps.len() + after;
+        let judged = work::judge(judge, &steps, &|done| progress(before + done, all))?;
+        let not_judged = steps.len() - judged.len();
+        steps.truncate(judged.len());
+        let diverged = judged.iter().any(|o| o.verdict == Verdict::Diverged);
+        plan.steps.append(&mut steps);
+        outcomes.extend(judged);
+        let rest = (not_judged + after) as u64;
+        if let Some(last) = plan.steps.last().filter(|_| stop && diverged) {
+            let stopped = Stopped {
+                request: last.key.request,
+                seq: last.key.seq,
+                not_compared: rest,
             };
-            let chunk = &chunk[..chunk.len().min(CHUNK)];
-            for (i, step) in chunk.iter().enumerate() {
-                let outcome = judge_step(left, right, step, ids, options);
-                failed.fetch_or(outcome.is_err(), Ordering::Relaxed);
-                mine.push((start + i, outcome));
-            }
-            let so_far = done.fetch_add(chunk.len(), Ordering::Relaxed) + chunk.len();
-            progress(so_far, steps.len());
+            return Ok((plan, outcomes, Some(stopped).filter(|_| rest > 0)));
         }
-        mine
-    };
-    let mut all = thread::scope(|scope| {
-        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
-        let mut all = work();
-        for other in others {
-            // A panic here is a panic there: the caller turns it into an error.
-            all.extend(
-                other
-                    .join()
-                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-            );
-        }
-        all
-    });
-    all.sort_by_key(|&(at, _)| at);
-    all.into_iter().map(|(_, outcome)| outcome).collect()
+        batch = batch.saturating_mul(2);
+    }
 }
 
-fn judge_step(
-    left: &Side<'_>,
-    right: &Side<'_>,
-    step: &Step,
-    ids: &TokenIds,
-    options: &Options,
-) -> Result<Outcome, Error> {
-    let (l, r) = match (step.left, step.right) {
-        (Some(l), Some(r)) => (l, r),
-        (None, _) => return Ok(Outcome::plain(Verdict::MissingLeft)),
-        _ => return Ok(Outcome::plain(Verdict::MissingRight)),
-    };
-    if let Some(from) = ids
-        .differs_from(step.key.request)
-        .filter(|&from| step.key.seq >= from)
-    {
-        return Ok(Outcome::incomparable(Reason::TokenIds { from }));
+/// What a pair is judged with.
+struct Judge<'a> {
+    left: &'a Side<'a>,
+    right: &'a Side<'a>,
+    ids: &'a TokenIds,
+    options: &'a Options,
+    hashes: AtomicU64,
+}
+
+impl Judge<'_> {
+    /// The outcome of a step whose elements need not be read.
+    fn at_once(&self, step: &Step) -> Option<Outcome> {
+        let (l, r) = match (step.left, step.right) {
+            (Some(l), Some(r)) => (l, r),
+            (None, _) => return Some(Outcome::plain(Verdict::MissingLeft)),
+            _ => return Some(Outcome::plain(Verdict::MissingRight)),
+        };
+        let from = self.ids.differs_from(step.key.request);
+        if let Some(from) = from.filter(|&from| step.key.seq >= from) {
+            return Some(Outcome::incomparable(Reason::TokenIds { from }));
+        }
+        by_metadata(self.left.records.meta(l), self.right.records.meta(r))
     }
-    let (a, b) = (left.records.meta(l), right.records.meta(r));
-    if let Some(outcome) = by_metadata(a, b) {
-        return Ok(outcome);
+
+    /// The outcome of a step that has both sides, by their elements.
+    fn by_elements(&self, step: &Step, l: usize, r: usize) -> Result<Outcome, Error> {
+        let (left, right) = (self.left.records, self.right.records);
+        let (a, b) = (left.meta(l), right.meta(r));
+        let tolerance = &self.options.tolerance;
+        let (gates, _) = tolerance.gates(&a.stage, a.layer, [a.dtype, b.dtype]);
+        let nan_equal = self.options.nan_equal;
+        let outcome = match (left.values(l)?, right.values(r)?) {
+            (Some(x), Some(y)) => by_values((a, x), (b, y), gates, nan_equal),
+            _ => by_elements(
+                (a, &left.elements(l)?),
+                (b, &right.elements(r)?),
+                gates,
+                nan_equal,
+            ),
+        };
+        outcome.map_err(|wrong| damaged(self.left, self.right, step, wrong))
     }
-    let (x, y) = (left.records.elements(l)?, right.records.elements(r)?);
-    let (gates, _) = options.tolerance.gates(&a.stage, a.layer, [a.dtype, b.dtype]);
-    by_elements((a, &x), (b, &y), gates, options.nan_equal).map_err(|wrong| damaged(left, right, step, wrong))
+
+    /// The outcome of a step, after the hashes of its records were computed again.
+    fn verified(&self, step: &Step) -> Result<Outcome, Error> {
+        let names = || Labels::new(None, self.left.name, self.right.name);
+        for (side, row, is_left) in [(self.left, step.left, true), (self.right, step.right, false)] {
+            match row.map(|row| side.records.has_hash(row)).transpose()?.flatten() {
+                Some(true) => {
+                    self.hashes.fetch_add(1, Ordering::Relaxed);
+                }
+                Some(false) => {
+                    let run = if is_left { names().left } else { names().right };
+                    let key = step.key.clone();
+                    return Err(Error::Hash { run, key });
+                }
+                None => {}
+            }
+        }
+        match (self.at_once(step), step.left, step.right) {
+            (None, Some(l), Some(r)) => self.by_elements(step, l, r),
+            (known, ..) => Ok(known.unwrap_or_else(|| Outcome::plain(Verdict::MissingRight))),
+        }
+    }
 }
 
 pub(crate) fn damaged(left: &Side<'_>, right: &Side<'_>, step: &Step, wrong: WrongCount) -> Error {

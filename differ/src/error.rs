@@ -132,6 +132,16 @@ pub enum Error {
         /// Elements of its shape.
         expected: i64,
     },
+    /// Elements that are not those that were recorded.
+    #[error(
+        "{run}, {key}: the elements do not have the blake3 of the record; the part is damaged, record the run anew"
+    )]
+    Hash {
+        /// The run.
+        run: String,
+        /// The record.
+        key: Key,
+    },
 }
 
 impl Error {
@@ -153,7 +163,7 @@ impl Error {
             Self::Write(_) => "mapping",
             Self::NothingInCommon { .. } => "nothing_in_common",
             Self::NothingCompared { .. } => "nothing_compared",
-            Self::Elements { .. } => "damaged",
+            Self::Elements { .. } | Self::Hash { .. } => "damaged",
         }
     }
 }

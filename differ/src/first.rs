@@ -1,7 +1,7 @@
 //! The first divergence: where it is, how large, and on what evidence.
 
 use crate::{
-    compare::{Comparison, Status},
+    compare::{Comparison, Status, Stopped},
     floor::FloorReason,
     inputs::{Inputs, inputs},
     judge::{Reason, Verdict},
@@ -24,6 +24,8 @@ pub struct FirstReport {
     /// Status, counts, runs and notes.
     #[serde(flatten)]
     pub common: Common,
+    /// Where the comparison ended, if not with the runs: what follows is of what was compared.
+    pub stopped: Option<Stopped>,
     /// The first divergence.
     pub first_divergence: Option<Divergence>,
     /// Every place whose record diverged while its inputs are clean, by layer and stage in causal order.
@@ -124,6 +126,7 @@ impl FirstReport {
         let unplaced = unplaced(comparison, &found);
         Self {
             common: Common::of(comparison),
+            stopped: comparison.stopped,
             first_divergence,
             inherited: comparison.counts.diverged - found.len() as u64 - unplaced,
             unplaced,
@@ -152,7 +155,7 @@ fn divergence(comparison: &Comparison<'_>, step: usize) -> Option<Divergence> {
     let (Some(left), Some(right)) = comparison.metas(step) else {
         return None;
     };
-    let metrics = outcome.metrics.clone();
+    let metrics = outcome.metrics.as_deref().cloned();
     let index = |at: Option<u64>| at.map(|at| position(left, right, at));
     Some(Divergence {
         request: key.request,

@@ -56,7 +56,7 @@ pub struct Outcome {
     /// Why, where the verdict is `Diverged` or `Incomparable`.
     pub reason: Option<Reason>,
     /// The distances, where values were read. An identical pair has none: it was decided by its hash.
-    pub metrics: Option<Metrics>,
+    pub metrics: Option<Box<Metrics>>,
 }
 
 impl Outcome {
@@ -77,7 +77,7 @@ impl Outcome {
         }
     }
 
-    fn diverged(reason: Reason, metrics: Option<Metrics>) -> Self {
+    fn diverged(reason: Reason, metrics: Option<Box<Metrics>>) -> Self {
         Self {
             verdict: Verdict::Diverged,
             reason: Some(reason),
@@ -144,13 +144,7 @@ pub fn by_elements(
             }
             (None, None) => continue,
         };
-        if i64::try_from(found) != Ok(meta.num_elements) {
-            return Err(WrongCount {
-                left: is_left,
-                found,
-                expected: meta.num_elements,
-            });
-        }
+        check_count(is_left, meta, found)?;
     }
     let shapes = layout(left.0, right.0);
     let row = row_len(left.0, right.0);
@@ -184,6 +178,36 @@ pub fn by_elements(
     Ok(outcome)
 }
 
+/// [`by_elements`] for elements that are at hand as f32.
+///
+/// # Errors
+/// [`WrongCount`] where elements and metadata contradict each other.
+pub fn by_values(
+    left: (&RecordMeta, &[f32]),
+    right: (&RecordMeta, &[f32]),
+    gates: &Gates,
+    nan_equal: bool,
+) -> Result<Outcome, WrongCount> {
+    check_count(true, left.0, left.1.len() as u64)?;
+    check_count(false, right.0, right.1.len() as u64)?;
+    let row = row_len(left.0, right.0);
+    let shapes = layout(left.0, right.0);
+    Ok(judge(shapes, left.1, right.1, gates, nan_equal, |a, b| {
+        measure_rows(a, b, row)
+    }))
+}
+
+fn check_count(left: bool, meta: &RecordMeta, found: u64) -> Result<(), WrongCount> {
+    if i64::try_from(found) == Ok(meta.num_elements) {
+        return Ok(());
+    }
+    Err(WrongCount {
+        left,
+        found,
+        expected: meta.num_elements,
+    })
+}
+
 fn judge<T: Copy + Into<f64>>(
     shapes: Layout,
     a: &[T],
@@ -204,7 +228,7 @@ fn judge<T: Copy + Into<f64>>(
         _ => (measure(a, b), None),
     };
     // Lengths were checked against shapes that correspond.
-    let Some(mut m) = measured else {
+    let Some(mut m) = measured.map(Box::new) else {
         return Outcome::incomparable(Reason::Empty);
     };
     if nan_equal {

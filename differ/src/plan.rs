@@ -15,10 +15,13 @@ mod how;
 
 pub use how::{Explained, How, LayoutLine, Missing, MissingLine, NameLine, PlanLine, PlanReport, Rule};
 
+mod positions;
+
 use crate::records::Records;
 use bitnet_trace_schema::{RecordMeta, StageGraph};
+use positions::Positions;
 use serde::Serialize;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 /// What a record is of.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
@@ -87,133 +90,66 @@ pub struct AlignPlan {
 
 /// Aligns two runs.
 pub fn plan(left: &dyn Records, right: &dyn Records, graph: &StageGraph) -> AlignPlan {
-    let steps = align(&[left, right], graph).into_iter().map(|a| Step {
-        key: a.key,
-        visit: a.visit,
-        left: a.rows[0],
-        right: a.rows[1],
-    });
-    AlignPlan {
-        steps: steps.collect(),
+    let steps = Steps::new(left, right, graph).next(usize::MAX);
+    AlignPlan { steps }
+}
+
+/// The steps of a plan that is made as far as it is asked for.
+pub(crate) struct Steps<'a>(Positions<'a>);
+
+impl<'a> Steps<'a> {
+    pub(crate) fn new(left: &'a dyn Records, right: &'a dyn Records, graph: &'a StageGraph) -> Self {
+        Self(Positions::new(&[left, right], graph))
+    }
+
+    /// Records that no step has been made of, of the run that has more of them.
+    pub(crate) fn left(&self) -> usize {
+        self.0.left()
+    }
+
+    /// The next steps, at least so many of them where there are; a position is never cut.
+    pub(crate) fn next(&mut self, least: usize) -> Vec<Step> {
+        let mut steps = Vec::with_capacity(least.min(self.0.left()));
+        while steps.len() < least
+            && let Some(position) = self.0.next()
+        {
+            let (request, seq) = (position.request, position.seq);
+            steps.extend(position.places().map(|(layer, stage, visit, rows)| Step {
+                key: Key {
+                    request,
+                    seq,
+                    layer,
+                    stage: stage.to_owned(),
+                },
+                visit,
+                left: rows[0],
+                right: rows[1],
+            }));
+        }
+        steps
     }
 }
 
-/// Key and visit of a row, borrowed.
-type Place<'a> = (i32, i64, i32, &'a str, u32);
 
 /// Aligns any number of runs; the order is that of the first, the others' own records are placed by the
 /// vocabulary.
 pub fn align(runs: &[&dyn Records], graph: &StageGraph) -> Vec<Aligned> {
-    let mut aligned: Vec<Aligned> = Vec::new();
-    let mut known: HashMap<Place<'_>, usize> = HashMap::new();
-    for (run, records) in runs.iter().enumerate() {
-        let mut extra: Vec<(usize, Option<usize>)> = Vec::new(); // entry, the one before it in this run
-        let mut before = None;
-        for (row, place) in visits(*records) {
-            let at = *known.entry(place).or_insert_with(|| {
-                let meta = records.meta(row);
-                aligned.push(Aligned {
-                    key: Key::of(meta),
-                    visit: place.4,
-                    rows: vec![None; runs.len()],
-                });
-                extra.push((aligned.len() - 1, before));
-                aligned.len() - 1
-            });
-            aligned[at].rows[run] = Some(row);
-            before = Some(at);
-        }
-        if run > 0 && !extra.is_empty() {
-            let order = merged(&aligned, &extra, graph);
-            // The map holds places in the old order.
-            let mut moved = vec![0; aligned.len()];
-            for (new, &old) in order.iter().enumerate() {
-                moved[old] = new;
-            }
-            for at in known.values_mut() {
-                *at = moved[*at];
-            }
-            let mut slots: Vec<Option<Aligned>> = aligned.into_iter().map(Some).collect();
-            aligned = order.into_iter().filter_map(|old| slots[old].take()).collect();
-        }
+    let mut positions = Positions::new(runs, graph);
+    let mut aligned = Vec::new();
+    while let Some(position) = positions.next() {
+        let (request, seq) = (position.request, position.seq);
+        aligned.extend(position.places().map(|(layer, stage, visit, rows)| Aligned {
+            key: Key {
+                request,
+                seq,
+                layer,
+                stage: stage.to_owned(),
+            },
+            visit,
+            rows: rows.to_vec(),
+        }));
     }
     aligned
-}
-
-/// Rows in causal order, each with its place.
-fn visits(records: &dyn Records) -> Vec<(usize, Place<'_>)> {
-    let mut rows: Vec<usize> = (0..records.len()).collect();
-    let visit_order = |row: usize| {
-        let m = records.meta(row);
-        (m.pass, m.occurrence, m.op_index)
-    };
-    rows.sort_by_key(|&row| visit_order(row));
-    let mut seen: HashMap<(i32, i64, i32, &str), u32> = HashMap::new();
-    let mut places: Vec<(usize, Place<'_>)> = rows
-        .into_iter()
-        .map(|row| {
-            let m = records.meta(row);
-            let count = seen.entry((m.request, m.seq, m.layer, &m.stage)).or_default();
-            let visit = *count;
-            *count += 1;
-            (row, (m.request, m.seq, m.layer, m.stage.as_str(), visit))
-        })
-        .collect();
-    places.sort_by_key(|&(row, place)| {
-        let m = records.meta(row);
-        (m.request, m.seq, m.op_index, m.pass, m.occurrence, place.4)
-    });
-    places
-}
-
-/// The order of `aligned` in which the entries `extra`, which now stand at its end, are where they
-/// belong.
-fn merged(aligned: &[Aligned], extra: &[(usize, Option<usize>)], graph: &StageGraph) -> Vec<usize> {
-    let base = aligned.len() - extra.len();
-    // Entries of a token stand together; the largest vocabulary place so far makes them searchable.
-    let mut groups: BTreeMap<(i32, i64), (usize, Vec<Rank>)> = BTreeMap::new();
-    for (at, entry) in aligned[..base].iter().enumerate() {
-        let key = (entry.key.request, entry.key.seq);
-        let (_, ranks) = groups.entry(key).or_insert((at, Vec::new()));
-        let so_far = ranks.last().copied().unwrap_or_default();
-        ranks.push(rank(entry, graph).map_or(so_far, |r| r.max(so_far)));
-    }
-    let mut slot_of: HashMap<usize, usize> = HashMap::new();
-    // (where to insert, order of arrival, entry)
-    let mut inserts: Vec<(usize, usize, usize)> = Vec::with_capacity(extra.len());
-    for (arrival, &(at, before)) in extra.iter().enumerate() {
-        let key = (aligned[at].key.request, aligned[at].key.seq);
-        let slot = match (groups.get(&key), rank(&aligned[at], graph)) {
-            (Some((start, ranks)), Some(rank)) => start + ranks.partition_point(|&r| r <= rank),
-            // A stage of nobody's vocabulary: after the record before it, if that is of the same token.
-            (Some((start, _)), None) => before
-                .filter(|&b| (aligned[b].key.request, aligned[b].key.seq) == key)
-                .map_or(*start, |b| slot_of.get(&b).copied().unwrap_or(b + 1)),
-            // A token that is new: before the next one.
-            (None, _) => groups.range(key..).next().map_or(base, |(_, (start, _))| *start),
-        };
-        slot_of.insert(at, slot);
-        inserts.push((slot, arrival, at));
-    }
-    inserts.sort_unstable();
-    let mut order = Vec::with_capacity(aligned.len());
-    let mut next = inserts.into_iter().peekable();
-    for at in 0..=base {
-        while let Some((_, _, entry)) = next.next_if(|i| i.0 == at) {
-            order.push(entry);
-        }
-        if at < base {
-            order.push(at);
-        }
-    }
-    order
-}
-
-/// Visit, and place among the records of the token.
-type Rank = (u32, bitnet_trace_schema::Place);
-
-fn rank(entry: &Aligned, graph: &StageGraph) -> Option<Rank> {
-    Some((entry.visit, graph.place(&entry.key.stage, entry.key.layer)?))
 }
 
 #[cfg(test)]

@@ -40,6 +40,35 @@ pub trait Records: Sync {
     fn convention(&self, _row: usize) -> Option<&Convention> {
         None
     }
+
+    /// The elements of record `row` as f32, where they lie in memory or in a mapped file as they are; none where
+    /// [`Records::elements`] has to make them.
+    ///
+    /// # Errors
+    /// [`StoreError`] where they are there and cannot be read.
+    fn values(&self, row: usize) -> Result<Option<&[f32]>, StoreError> {
+        let _ = row;
+        Ok(None)
+    }
+
+    /// Whether the elements of record `row` have its hash; none where that cannot be told.
+    ///
+    /// # Errors
+    /// [`StoreError`] where they are there and cannot be read.
+    fn has_hash(&self, row: usize) -> Result<Option<bool>, StoreError> {
+        let _ = row;
+        Ok(None)
+    }
+
+    /// Says that the elements of these records are going to be read: all at once, that costs less.
+    fn ahead(&self, rows: &[usize]) {
+        let _ = rows;
+    }
+
+    /// Says that the elements of these records were read and need not stay in memory.
+    fn done(&self, rows: &[usize]) {
+        let _ = rows;
+    }
 }
 
 impl<R: Records + ?Sized> Records for &R {
@@ -65,6 +94,22 @@ impl<R: Records + ?Sized> Records for &R {
 
     fn convention(&self, row: usize) -> Option<&Convention> {
         (**self).convention(row)
+    }
+
+    fn values(&self, row: usize) -> Result<Option<&[f32]>, StoreError> {
+        (**self).values(row)
+    }
+
+    fn has_hash(&self, row: usize) -> Result<Option<bool>, StoreError> {
+        (**self).has_hash(row)
+    }
+
+    fn ahead(&self, rows: &[usize]) {
+        (**self).ahead(rows);
+    }
+
+    fn done(&self, rows: &[usize]) {
+        (**self).done(rows);
     }
 }
 
@@ -193,6 +238,26 @@ impl Records for StoredRecords {
             return Ok(Elements::Hashed);
         }
         self.run.tensor(&self.rows[row]).map(Elements::Stored)
+    }
+
+    fn values(&self, row: usize) -> Result<Option<&[f32]>, StoreError> {
+        if self.run.manifest().imported.is_some() {
+            return Ok(None);
+        }
+        self.run.values(&self.rows[row])
+    }
+
+    fn has_hash(&self, row: usize) -> Result<Option<bool>, StoreError> {
+        let row = &self.rows[row];
+        Ok(self.run.tensor(row)?.has_hash(&row.meta.blake3))
+    }
+
+    fn ahead(&self, rows: &[usize]) {
+        self.run.ahead(rows.iter().map(|&row| &self.rows[row]));
+    }
+
+    fn done(&self, rows: &[usize]) {
+        self.run.done(rows.iter().map(|&row| &self.rows[row]));
     }
 }
 

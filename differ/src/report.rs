@@ -210,7 +210,7 @@ pub struct Worst {
 impl Worst {
     /// The worst of these steps, by relative L2; none where no values were measured.
     pub fn of(comparison: &Comparison<'_>, steps: impl Iterator<Item = usize>) -> Option<Self> {
-        let measured = steps.filter_map(|i| comparison.outcomes[i].metrics.as_ref().map(|m| (i, m)));
+        let measured = steps.filter_map(|i| comparison.outcomes[i].metrics.as_deref().map(|m| (i, m)));
         // NaN never occurs in a finite sum; total_cmp keeps the order total anyway.
         let worst = measured.reduce(|a, b| {
             if b.1.rel_l2.total_cmp(&a.1.rel_l2).is_gt() {
@@ -383,6 +383,12 @@ pub(crate) fn notes(comparison: &Comparison<'_>) -> Vec<Note> {
     }
     if comparison.status() == Status::Diverged {
         notes.extend(crate::notes::observation(comparison.left, comparison.right));
+    }
+    if let Some(hashes) = comparison.verified {
+        notes.push(Note {
+            kind: "verified",
+            message: format!("{} verified by their blake3", num::plural(hashes, "record")),
+        });
     }
     let within = comparison
         .outcomes

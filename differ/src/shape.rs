@@ -26,8 +26,11 @@ pub enum Layout {
 /// How `left` and `right` correspond: dimensions of extent 1 do not count; a side of one dimension
 /// corresponds to any shape of as many elements; attention probabilities correspond row by row.
 pub fn layout(left: &RecordMeta, right: &RecordMeta) -> Layout {
-    let (a, b) = (squeezed(&left.shape), squeezed(&right.shape));
     let same_count = left.num_elements == right.num_elements;
+    if same_count && left.shape == right.shape {
+        return Layout::Same;
+    }
+    let (a, b) = (squeezed(&left.shape), squeezed(&right.shape));
     if same_count && (a == b || a.len() <= 1 || b.len() <= 1) {
         return Layout::Same;
     }
@@ -81,8 +84,11 @@ fn compared(left: &RecordMeta, right: &RecordMeta) -> Vec<i64> {
 
 /// Elements of a row of two records that are compared: the extent of the last axis.
 pub fn row_len(left: &RecordMeta, right: &RecordMeta) -> usize {
-    let shape = compared(left, right);
     let elements = usize::try_from(left.num_elements).unwrap_or(0);
+    if left.shape.len() <= 1 && left.shape == right.shape {
+        return elements;
+    }
+    let shape = compared(left, right);
     match shape.last().map(|&keys| usize::try_from(keys)) {
         Some(Ok(keys)) if shape.len() > 1 => keys,
         _ => elements,

@@ -284,7 +284,7 @@ fn position(
     result.reason = outcome.reason.as_ref().map(ReasonView::from);
     let of = |f: fn(&Metrics) -> f64, identical: f64| match outcome.verdict {
         Verdict::Identical => Some(identical),
-        _ => outcome.metrics.as_ref().map(f),
+        _ => outcome.metrics.as_deref().map(f),
     };
     result.cosine = of(|m| m.cosine, 1.0);
     result.rel_l2 = of(|m| m.rel_l2, 0.0);

@@ -217,7 +217,12 @@ fn selections_narrow_the_comparison() {
         (&["--stage", "attn_n*", "--layer", "0-1"], 0, 10),
         (&["--request", "0", "--seq", "4-"], 0, 28),
     ] {
-        let ran = two("first", &left, &right, &[&["--format", "json"], flags].concat());
+        let ran = two(
+            "first",
+            &left,
+            &right,
+            &[&["--all", "--format", "json"], flags].concat(),
+        );
         let counts = ran.json()["counts"].clone();
         let n = |k: &str| counts[k].as_u64().unwrap();
         assert_eq!(

@@ -96,7 +96,7 @@ fn two_origins_read_well() {
     });
     insta::assert_snapshot!(
         "first-origins",
-        shown(dir.path(), &two("first", &left, &right, &[]))
+        shown(dir.path(), &two("first", &left, &right, &["--all"]))
     );
 }
 

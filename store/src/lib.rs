@@ -50,6 +50,7 @@ mod scan;
 mod tensor;
 mod traces;
 mod update;
+mod verify;
 
 pub use bitnet_trace_schema as schema;
 pub use completeness::{Completeness, Reason};

@@ -152,6 +152,7 @@ impl CompareArgs {
             request: self.filters.request,
             last_seq: self.filters.seq.map(|s| s.last),
             threads: self.threads,
+            ..Options::default()
         })
     }
 

@@ -7,7 +7,7 @@ use super::{
     progress::Progress,
     verdict::VerdictArgs,
 };
-use bitnet_diff::{checks::Checks, mapping::Which, render, summary::CompareReport, three::three};
+use bitnet_diff::{checks::Checks, compare::Options, mapping::Which, render, summary::CompareReport, three::three};
 use std::path::{Path, PathBuf};
 
 /// Every stage of two runs: counts, worst record, growth of the error over the layers
@@ -30,6 +30,9 @@ pub struct Args {
     third: Option<PathBuf>,
     #[command(flatten)]
     compare: CompareArgs,
+    /// Compute the hash of each record again: elements that do not have it are an error
+    #[arg(long, help_heading = None)]
+    verify: bool,
     /// Print how records would be paired, and why others would not, and compare nothing
     #[arg(long, help_heading = None)]
     explain_plan: bool,
@@ -45,10 +48,15 @@ pub fn run(args: Args) -> Result<Output, Failure> {
     if let Some(third) = &args.third {
         return compare_three(&args, third).or_else(|failure| verdict.failed("compare", failure));
     }
+    let options = Options {
+        verify: args.verify,
+        ..args.compare.options()?
+    };
     with_comparison(
         args.left,
         args.right,
         &args.compare,
+        &options,
         |comparison, labels, notes| {
             let mut report = CompareReport::of(comparison);
             report.common.notes.splice(0..0, notes);

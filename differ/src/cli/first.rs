@@ -8,7 +8,7 @@ use super::{
 };
 use bitnet_diff::{
     checks::Checks,
-    compare::{Comparison, compare},
+    compare::{Comparison, Options, Until, compare},
     first::FirstReport,
     render,
     report::{Labels, Note},
@@ -33,6 +33,12 @@ pub struct Args {
     right: PathBuf,
     #[command(flatten)]
     compare: CompareArgs,
+    /// Compare everything: without it, the first position at which a record diverges is the last that is compared
+    #[arg(long, help_heading = None)]
+    all: bool,
+    /// Compute the hash of each record again: elements that do not have it are an error
+    #[arg(long, help_heading = None)]
+    verify: bool,
     /// Print how records would be paired, and why others would not, and compare nothing
     #[arg(long, help_heading = None)]
     explain_plan: bool,
@@ -45,10 +51,16 @@ pub fn run(args: Args) -> Result<Output, Failure> {
     if args.explain_plan {
         return explain_plan(&args.left, &args.right, &args.compare, verdict.format());
     }
+    let options = Options {
+        until: if args.all { Until::End } else { Until::Divergence },
+        verify: args.verify,
+        ..args.compare.options()?
+    };
     with_comparison(
         args.left,
         args.right,
         &args.compare,
+        &options,
         |comparison, labels, notes| {
             let mut report = FirstReport::of(comparison);
             report.common.notes.splice(0..0, notes);
@@ -65,9 +77,10 @@ pub fn with_comparison<T>(
     left: PathBuf,
     right: PathBuf,
     args: &CompareArgs,
+    options: &Options,
     then: impl FnOnce(&Comparison<'_>, &Labels, Vec<Note>) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    let (options, graph) = (args.options()?, args.graph()?);
+    let graph = args.graph()?;
     let mapping = args.mapping()?;
     let names = open::Names {
         filters: &args.filters,
@@ -77,7 +90,7 @@ pub fn with_comparison<T>(
     let (left, right) = open::both(&left, &right, names)?;
     let (a, b) = (left.side(), right.side());
     let progress = Progress::new();
-    let comparison = compare(&a, &b, &graph, &options, &|done, total| {
+    let comparison = compare(&a, &b, &graph, options, &|done, total| {
         progress.update(done, total)
     })?;
     drop(progress);

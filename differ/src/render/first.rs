@@ -122,6 +122,18 @@ fn divergence(out: &mut String, report: &FirstReport, d: &Divergence, labels: &L
     if let Some(floor) = &report.common.floor {
         judged(out, floor);
     }
+    if let Some(stopped) = &report.stopped {
+        let request = match stopped.request {
+            0 => String::new(),
+            request => format!("request={request}, "),
+        };
+        let text = format!(
+            "that is up to {request}seq={}; --all compares the other {}",
+            stopped.seq,
+            plural(stopped.not_compared, "record")
+        );
+        line(out, wrap("  ", &text));
+    }
     if report.inherited > 0 {
         let text = format!(
             "{} of the diverged have inputs that had diverged already",

@@ -187,10 +187,10 @@ impl Db {
             .join(",")
     }
 
-    /// `bitnet-diff first A B --format json` with more arguments: exit code and document.
+    /// `bitnet-diff first A B --all --format json` with more arguments: exit code and document.
     pub fn first(&self, a: &str, b: &str, more: &[&str]) -> (i32, Value) {
         let (a, b) = (self.at(a), self.at(b));
-        let done = diff(&[&["first", &a, &b, "--format", "json"], more].concat());
+        let done = diff(&[&["first", &a, &b, "--all", "--format", "json"], more].concat());
         (done.code, done.json())
     }
 

@@ -1,0 +1,354 @@
+//! Alignment, a token at a time: records pair within one position, so that no position need wait for another.
+
+use crate::records::Records;
+use bitnet_trace_schema::StageGraph;
+use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::ops::Range;
+
+/// A row of a run, with what its order and its visit follow from.
+#[derive(Clone, Copy)]
+struct Row<'a> {
+    row: usize,
+    layer: i32,
+    stage: &'a str,
+    op_index: i64,
+    pass: i32,
+    occurrence: i32,
+    visit: u32,
+}
+
+impl Row<'_> {
+    fn name(&self) -> (i32, &str) {
+        (self.layer, self.stage)
+    }
+
+    /// The order in which records of the same key are counted.
+    fn order_of_visits(&self) -> (i32, i32, i64, usize) {
+        (self.pass, self.occurrence, self.op_index, self.row)
+    }
+
+    /// The order of execution at one position.
+    fn order(&self) -> (i64, i32, i32, u32) {
+        (self.op_index, self.pass, self.occurrence, self.visit)
+    }
+}
+
+/// A place of one position: what is there, and in which order it was met.
+#[derive(Clone, Copy)]
+struct Entry<'a> {
+    layer: i32,
+    stage: &'a str,
+    visit: u32,
+    /// Where its rows begin in the table of rows.
+    rows: usize,
+}
+
+/// What stands at one position, in causal order.
+pub(super) struct Position<'a, 'p> {
+    pub request: i32,
+    pub seq: i64,
+    runs: usize,
+    entries: &'p [Entry<'a>],
+    rows: &'p [Option<usize>],
+}
+
+impl<'a, 'p> Position<'a, 'p> {
+    /// Layer, stage, visit, and the row in each run that has one.
+    pub(super) fn places(&self) -> impl Iterator<Item = (i32, &'a str, u32, &'p [Option<usize>])> {
+        let (rows, runs) = (self.rows, self.runs);
+        let entries = self.entries.iter();
+        entries.map(move |e| (e.layer, e.stage, e.visit, &rows[e.rows..e.rows + runs]))
+    }
+}
+
+/// The positions of several runs, in causal order, aligned as they are asked for.
+///
+/// The order at a position is that of the first run; the others' own records are placed by the vocabulary.
+pub(super) struct Positions<'a> {
+    runs: Vec<Run<'a>>,
+    graph: &'a StageGraph,
+    /// What follows is of the position that was aligned last; it is kept for its room.
+    entries: Vec<Entry<'a>>,
+    rows: Vec<Option<usize>>,
+    known: HashMap<(i32, &'a str, u32), usize, Folding>,
+}
+
+/// A run, and how far it was read.
+struct Run<'a> {
+    records: &'a dyn Records,
+    /// The rows by request and position.
+    order: Vec<(i32, i64, usize)>,
+    next: usize,
+    /// The rows of the position, in the order of execution.
+    rows: Vec<Row<'a>>,
+    visits: HashMap<(i32, &'a str), u32, Folding>,
+}
+
+impl<'a> Positions<'a> {
+    pub(super) fn new(runs: &[&'a dyn Records], graph: &'a StageGraph) -> Self {
+        let hasher = Folding::new();
+        Self {
+            runs: runs.iter().map(|records| Run::new(*records, hasher)).collect(),
+            graph,
+            entries: Vec::new(),
+            rows: Vec::new(),
+            known: HashMap::with_hasher(hasher),
+        }
+    }
+
+    /// Records that were not read yet, of the run that has most of them.
+    pub(super) fn left(&self) -> usize {
+        self.runs
+            .iter()
+            .map(|run| run.order.len() - run.next)
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// The next position.
+    pub(super) fn next(&mut self) -> Option<Position<'a, '_>> {
+        let heads = self.runs.iter().filter_map(Run::head);
+        let (request, seq) = heads.min()?;
+        for run in &mut self.runs {
+            run.read((request, seq));
+        }
+        self.align();
+        Some(Position {
+            request,
+            seq,
+            runs: self.runs.len(),
+            entries: &self.entries,
+            rows: &self.rows,
+        })
+    }
+
+    fn align(&mut self) {
+        let runs = self.runs.len();
+        self.entries.clear();
+        self.rows.clear();
+        if self.lockstep() {
+            return;
+        }
+        self.known.clear();
+        for run in 0..runs {
+            let base = self.entries.len();
+            let mut extra = Vec::new(); // the entry before each that is new, in this run
+            let mut before = None;
+            for row in &self.runs[run].rows {
+                let at = *self
+                    .known
+                    .entry((row.layer, row.stage, row.visit))
+                    .or_insert_with(|| {
+                        extra.push(before);
+                        push(&mut self.entries, &mut self.rows, row, runs);
+                        self.entries.len() - 1
+                    });
+                self.rows[self.entries[at].rows + run] = Some(row.row);
+                before = Some(at);
+            }
+            if run > 0 && !extra.is_empty() {
+                let order = merged(&self.entries, base, &extra, self.graph);
+                self.entries = order.iter().map(|&old| self.entries[old]).collect();
+                // The map holds places in the old order.
+                let mut moved = vec![0; order.len()];
+                for (new, &old) in order.iter().enumerate() {
+                    moved[old] = new;
+                }
+                self.known.values_mut().for_each(|at| *at = moved[*at]);
+            }
+        }
+    }
+
+    /// Aligns runs that executed the same in the same order, as most do: no record need be looked for.
+    fn lockstep(&mut self) -> bool {
+        let Some((first, others)) = self.runs.split_first() else {
+            return true;
+        };
+        let same = |other: &Run<'_>| {
+            let pairs = first.rows.iter().zip(&other.rows);
+            first.rows.len() == other.rows.len()
+                && pairs
+                    .into_iter()
+                    .all(|(a, b)| a.visit == b.visit && a.name() == b.name())
+        };
+        if !others.iter().all(same) {
+            return false;
+        }
+        for (i, row) in first.rows.iter().enumerate() {
+            push(&mut self.entries, &mut self.rows, row, 0);
+            self.rows.push(Some(row.row));
+            self.rows
+                .extend(others.iter().map(|other| Some(other.rows[i].row)));
+        }
+        true
+    }
+}
+
+fn push<'a>(entries: &mut Vec<Entry<'a>>, rows: &mut Vec<Option<usize>>, row: &Row<'a>, runs: usize) {
+    entries.push(Entry {
+        layer: row.layer,
+        stage: row.stage,
+        visit: row.visit,
+        rows: rows.len(),
+    });
+    rows.extend(std::iter::repeat_n(None, runs));
+}
+
+impl<'a> Run<'a> {
+    fn new(records: &'a dyn Records, hasher: Folding) -> Self {
+        let position = |row| {
+            let meta = records.meta(row);
+            (meta.request, meta.seq, row)
+        };
+        let mut order: Vec<_> = (0..records.len()).map(position).collect();
+        if !order.is_sorted() {
+            order.sort_unstable();
+        }
+        Self {
+            records,
+            order,
+            next: 0,
+            rows: Vec::new(),
+            visits: HashMap::with_hasher(hasher),
+        }
+    }
+
+    fn head(&self) -> Option<(i32, i64)> {
+        let &(request, seq, _) = self.order.get(self.next)?;
+        Some((request, seq))
+    }
+
+    /// Reads the rows of a position, if they are the next.
+    fn read(&mut self, position: (i32, i64)) {
+        self.rows.clear();
+        let start = self.next;
+        while self.head() == Some(position) {
+            self.next += 1;
+        }
+        self.rows
+            .extend(self.order[start..self.next].iter().map(|&(.., row)| {
+                let meta = self.records.meta(row);
+                Row {
+                    row,
+                    layer: meta.layer,
+                    stage: &meta.stage,
+                    op_index: meta.op_index,
+                    pass: meta.pass,
+                    occurrence: meta.occurrence,
+                    visit: 0,
+                }
+            }));
+        self.rows.sort_by_key(Row::order_of_visits);
+        self.visits.clear();
+        for row in &mut self.rows {
+            let visits = self.visits.entry((row.layer, row.stage)).or_default();
+            row.visit = *visits;
+            *visits += 1;
+        }
+        self.rows.sort_by_key(Row::order);
+    }
+}
+
+/// The order of `entries` in which those from `base` on are where they belong; `before` has the one before each in
+/// its own run.
+fn merged(entries: &[Entry<'_>], base: usize, before: &[Option<usize>], graph: &StageGraph) -> Vec<usize> {
+    // The largest vocabulary place so far makes the entries searchable.
+    let mut ranks: Vec<Rank> = Vec::with_capacity(base);
+    for entry in &entries[..base] {
+        let so_far = ranks.last().copied().unwrap_or_default();
+        ranks.push(rank(entry, graph).map_or(so_far, |r| r.max(so_far)));
+    }
+    let mut slots = vec![0; before.len()];
+    // (where to insert, entry), in the order of arrival
+    let mut inserts: Vec<(usize, usize)> = Vec::with_capacity(before.len());
+    for (i, &before) in before.iter().enumerate() {
+        slots[i] = match (rank(&entries[base + i], graph), before) {
+            (Some(rank), _) => ranks.partition_point(|&r| r <= rank),
+            // A stage of nobody's vocabulary: after the record before it.
+            (None, Some(b)) => b.checked_sub(base).map_or(b + 1, |i| slots[i]),
+            (None, None) => 0,
+        };
+        inserts.push((slots[i], base + i));
+    }
+    inserts.sort_unstable();
+    let mut order = Vec::with_capacity(entries.len());
+    let mut next = inserts.into_iter().peekable();
+    let take = |at: Range<usize>, order: &mut Vec<usize>| order.extend(at);
+    let mut at = 0;
+    while let Some((slot, entry)) = next.next() {
+        take(at..slot, &mut order);
+        at = slot;
+        order.push(entry);
+    }
+    take(at..base, &mut order);
+    order
+}
+
+/// Visit, and place among the records of the token.
+type Rank = (u32, bitnet_trace_schema::Place);
+
+fn rank(entry: &Entry<'_>, graph: &StageGraph) -> Option<Rank> {
+    Some((entry.visit, graph.place(entry.stage, entry.layer)?))
+}
+
+/// A hash of a few words, much cheaper than the standard library's: each is folded in by a multiplication, from a
+/// start that nobody who makes a run can know. After wyhash (Wang Yi, github.com/wangyi-fudan/wyhash).
+#[derive(Clone, Copy)]
+struct Folding(u64);
+
+impl Folding {
+    fn new() -> Self {
+        Self(RandomState::new().hash_one(0) | 1)
+    }
+}
+
+impl BuildHasher for Folding {
+    type Hasher = Fold;
+
+    fn build_hasher(&self) -> Fold {
+        Fold {
+            state: self.0,
+            seed: self.0,
+        }
+    }
+}
+
+struct Fold {
+    state: u64,
+    seed: u64,
+}
+
+impl Hasher for Fold {
+    fn write(&mut self, bytes: &[u8]) {
+        let (words, rest) = bytes.as_chunks::<8>();
+        for word in words {
+            self.write_u64(u64::from_le_bytes(*word));
+        }
+        let mut last = [0; 8];
+        last[..rest.len()].copy_from_slice(rest);
+        self.write_u64(u64::from_le_bytes(last) ^ bytes.len() as u64);
+    }
+
+    fn write_u8(&mut self, n: u8) {
+        self.write_u64(n.into());
+    }
+
+    fn write_u32(&mut self, n: u32) {
+        self.write_u64(n.into());
+    }
+
+    fn write_i32(&mut self, n: i32) {
+        self.write_u64(n as u64);
+    }
+
+    fn write_u64(&mut self, n: u64) {
+        let product = u128::from(self.state ^ n) * u128::from(self.seed ^ 0xa076_1d64_78bd_642f);
+        self.state = (product >> 64) as u64 ^ product as u64;
+    }
+
+    fn finish(&self) -> u64 {
+        self.state
+    }
+}
