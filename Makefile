@@ -76,8 +76,9 @@ sanitize: ## the tests of the C API under the sanitizers of addresses and undefi
 fmt: ## format the code
 	$(CARGO) fmt --all
 
-bench: setup ## measure what recording costs, on a quiet machine; WRITE=1 puts the recorder's table into BENCHMARKS.md
+bench: setup ## measure recording and comparing, on a quiet machine; WRITE=1 puts the tables into BENCHMARKS.md
 	$(CARGO) bench -p bitnet-trace --bench speed -- $(if $(WRITE),--write $(CURDIR)/BENCHMARKS.md)
+	$(CARGO) bench -p bitnet-diff --bench speed -- $(if $(WRITE),--write $(CURDIR)/BENCHMARKS.md)
 	$(MAKE) --no-print-directory bench-engines
 
 golden: ## write the golden run of the current format again

@@ -38,8 +38,8 @@ fn output(program: &str, args: &[&str]) -> String {
     )
 }
 
-/// Machine, versions and date, one a line.
-pub fn facts(file_system: &str) -> Vec<String> {
+/// Machine, versions and date, one a line; all crates have one version.
+pub fn facts(krate: &str, file_system: &str) -> Vec<String> {
     let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpu
         .lines()
@@ -54,7 +54,7 @@ pub fn facts(file_system: &str) -> Vec<String> {
         format!("Kernel: {}", output("uname", &["-sr"])),
         format!("File system: {file_system}"),
         format!("Compiler: {}", output("rustc", &["--version"])),
-        format!("bitnet-trace {}", env!("CARGO_PKG_VERSION")),
+        format!("{krate} {}", env!("CARGO_PKG_VERSION")),
         format!("Date: {}", output("date", &["-u", "+%Y-%m-%d %H:%M UTC"])),
         format!(
             "Load average at the end: {}",

@@ -39,11 +39,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             rows.extend(measured?);
         }
     }
-    let text = table::render(&rows, &machine::facts(&disk));
+    let text = table::render(&rows, &machine::facts("bitnet-trace", &disk));
     println!("{text}");
     if let Some(at) = args.iter().position(|a| a == "--write") {
         let file = args.get(at + 1).ok_or("--write needs a file")?;
-        table::write(file.as_ref(), &text)?;
+        table::write(file.as_ref(), "the recorder", &text)?;
     }
     Ok(())
 }

@@ -10,9 +10,6 @@ pub struct Row {
     pub reached: bool,
 }
 
-const BEGIN: &str = "<!-- the recorder: written by `make bench` -->";
-const END: &str = "<!-- end of the recorder -->";
-
 pub fn render(rows: &[Row], facts: &[String]) -> String {
     let mut text = String::from("| What | Reach | Measured | Reached |\n|---|---|---|---|\n");
     for row in rows {
@@ -28,14 +25,16 @@ pub fn render(rows: &[Row], facts: &[String]) -> String {
     text
 }
 
-/// Puts the table between the marks in `file`.
-pub fn write(file: &Path, text: &str) -> Result<(), Box<dyn std::error::Error>> {
+/// Puts the table between the marks of `section` in `file`.
+pub fn write(file: &Path, section: &str, text: &str) -> Result<(), Box<dyn std::error::Error>> {
+    let begin = format!("<!-- {section}: written by `make bench` -->");
+    let end = format!("<!-- end of {section} -->");
     let old = std::fs::read_to_string(file)?;
     let (before, rest) = old
-        .split_once(BEGIN)
+        .split_once(&begin)
         .ok_or("the file has no place for the table")?;
-    let (_, after) = rest.split_once(END).ok_or("the file has no end of the table")?;
-    std::fs::write(file, format!("{before}{BEGIN}\n\n{text}\n\n{END}{after}"))?;
+    let (_, after) = rest.split_once(&end).ok_or("the file has no end of the table")?;
+    std::fs::write(file, format!("{before}{begin}\n\n{text}\n\n{end}{after}"))?;
     Ok(())
 }
 
