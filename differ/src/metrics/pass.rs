@@ -11,7 +11,11 @@ use std::hint::black_box;
 /// Independent accumulators, so that the compiler can keep them in vector registers.
 const LANES: usize = 8;
 /// Elements of a group: enough to hide what is done once for each, few enough to stay in the first cache.
-const GROUP: usize = 1024;
+const GROUP: usize = 256;
+/// Pairs whose digits are counted together, several groups: enough to hide what is done once for each bucket.
+const COUNTED: usize = 1024;
+/// Elements from what is computed to what is fetched.
+const AHEAD: usize = 1024;
 /// Digits that are counted at a time.
 const WIDE: usize = 64;
 /// Buckets of ULP distances: none, and one for each number of binary digits.
@@ -112,12 +116,11 @@ pub(super) fn pass<T: Element>(a: &[T], b: &[T], row: usize) -> Found {
 pub(super) fn groups<T: Element, const FMA: bool>(a: &[T], b: &[T], row: usize) -> Found {
     let row = row.clamp(1, a.len().max(1));
     let mut total = Total::<T>::new(row, a.len());
-    let mut digits = [0; GROUP];
     // As many whole rows as a group holds, or one that is taken in pieces.
     let step = if row > GROUP { row } else { GROUP / row * row };
     for (outer, (a, b)) in a.chunks(step).zip(b.chunks(step)).enumerate() {
         for (inner, (a, b)) in a.chunks(GROUP).zip(b.chunks(GROUP)).enumerate() {
-            total.add::<FMA>(outer * step + inner * GROUP, a, b, &mut digits);
+            total.add::<FMA>(outer * step + inner * GROUP, a, b);
         }
     }
     total.finish()
@@ -183,7 +186,7 @@ impl Sums {
     }
 }
 
-/// Has the processor fetch what stands a group further on, while it computes: there it is read from memory.
+/// Has the processor fetch what stands further on, while it computes: there it is read from memory.
 #[inline(always)]
 fn ahead<T>(at: *const T) {
     #[cfg(target_arch = "x86_64")]
@@ -192,7 +195,7 @@ fn ahead<T>(at: *const T) {
         // SAFETY: a prefetch reads nothing that the program could see, and of an address that is not mapped nothing
         #[allow(unsafe_code)]
         unsafe {
-            _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(GROUP).cast());
+            _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(AHEAD).cast());
         }
     }
     #[cfg(not(target_arch = "x86_64"))]
@@ -278,10 +281,10 @@ fn place<T: Element>(a: &[T], b: &[T], apart: T::Bits) -> usize {
     a.len() - place as usize
 }
 
-/// Adds a group's numbers of binary digits, of which `most` is the largest, to a histogram: one short loop a bucket.
+/// Adds numbers of binary digits, of which `most` is the largest, to a histogram: one short loop a bucket.
 #[inline(always)]
-fn count(digits: &[u8; GROUP], elements: usize, most: u8, histogram: &mut [u64; BUCKETS]) {
-    let (chunks, _) = digits[..elements.next_multiple_of(WIDE)].as_chunks::<WIDE>();
+fn count(digits: &[u8], elements: usize, most: u8, histogram: &mut [u64; BUCKETS]) {
+    let (chunks, _) = digits.as_chunks::<WIDE>();
     let mut left = elements as u64;
     for bucket in (0..=most).rev() {
         if left == 0 {
@@ -289,7 +292,7 @@ fn count(digits: &[u8; GROUP], elements: usize, most: u8, histogram: &mut [u64; 
         }
         // A number of 8 bits to the compiler: as the loop's counter it would be widened to 64, and all digits with it.
         let number = black_box(bucket);
-        // A group has fewer chunks than fit into the counters.
+        // There are fewer chunks than fit into the counters.
         let mut counts = [0u8; WIDE];
         for chunk in chunks {
             for lane in 0..WIDE {
@@ -309,6 +312,10 @@ struct Total<T: Element> {
     sums: Sums,
     /// The largest distance so far, rounded to the type.
     apart: T::Bits,
+    /// The numbers of binary digits that were not counted yet, how many, and the largest of them.
+    digits: [u8; COUNTED],
+    held: usize,
+    most: u8,
     found: Found,
 }
 
@@ -319,16 +326,22 @@ impl<T: Element> Total<T> {
             elements,
             sums: Sums::NONE,
             apart: T::Bits::default(),
+            digits: [0; COUNTED],
+            held: 0,
+            most: 0,
             found: Found::NOTHING,
         }
     }
 
     /// Adds a group: whole rows, or a piece of one.
     #[inline(always)]
-    fn add<const FMA: bool>(&mut self, start: usize, a: &[T], b: &[T], digits: &mut [u8; GROUP]) {
-        let of = bits(a, b, digits);
+    fn add<const FMA: bool>(&mut self, start: usize, a: &[T], b: &[T]) {
+        if self.held + a.len() > COUNTED {
+            self.count();
+        }
+        let of = bits(a, b, &mut self.digits[self.held..]);
         if of.largest >= T::ORDINARY {
-            self.add_odd::<FMA>(start, a, b, digits);
+            self.add_odd::<FMA>(start, a, b);
             return;
         }
         if of.apart > self.apart {
@@ -336,19 +349,12 @@ impl<T: Element> Total<T> {
             self.further(of.apart, start + at, (b[at].value() - a[at].value()).abs());
         }
         self.found.max_rel = larger(self.found.max_rel, T::of_bits(of.relative).value());
-        self.add_finite::<FMA>(start, a, b, &of, digits);
+        self.add_finite::<FMA>(start, a, b, &of);
     }
 
     /// Adds pairs that are finite, but for their largest distances.
     #[inline(always)]
-    fn add_finite<const FMA: bool>(
-        &mut self,
-        start: usize,
-        a: &[T],
-        b: &[T],
-        of: &Bits<T::Bits>,
-        digits: &mut [u8; GROUP],
-    ) {
+    fn add_finite<const FMA: bool>(&mut self, start: usize, a: &[T], b: &[T], of: &Bits<T::Bits>) {
         for (i, (a, b)) in a.chunks(self.row).zip(b.chunks(self.row)).enumerate() {
             self.sums.add::<T, FMA>(a, b);
             let end = start + i * self.row + a.len();
@@ -362,8 +368,17 @@ impl<T: Element> Total<T> {
             let differ = a.iter().zip(b).map(|(&x, &y)| u32::from(sign_differs(x, y)));
             found.sign_differs += u64::from(differ.sum::<u32>());
         }
-        digits[a.len()..a.len().next_multiple_of(WIDE)].fill(NO_DIGITS);
-        count(digits, a.len(), T::digits(of.max_ulp), &mut found.ulps);
+        self.held += a.len();
+        self.most = self.most.max(T::digits(of.max_ulp));
+    }
+
+    /// Counts the digits that are held.
+    #[inline(always)]
+    fn count(&mut self) {
+        let end = self.held.next_multiple_of(WIDE);
+        self.digits[self.held..end].fill(NO_DIGITS);
+        count(&self.digits[..end], self.held, self.most, &mut self.found.ulps);
+        (self.held, self.most) = (0, 0);
     }
 
     #[inline(always)]
@@ -392,7 +407,7 @@ impl<T: Element> Total<T> {
     /// A group with elements that are not finite: these are counted, and zero on both sides stands for them. The others
     /// may be so large that their difference overflows the type.
     #[inline(never)]
-    fn add_odd<const FMA: bool>(&mut self, start: usize, a: &[T], b: &[T], digits: &mut [u8; GROUP]) {
+    fn add_odd<const FMA: bool>(&mut self, start: usize, a: &[T], b: &[T]) {
         let (mut left, mut right) = ([T::default(); GROUP], [T::default(); GROUP]);
         let mut odd = 0;
         for (i, (&a, &b)) in a.iter().zip(b).enumerate() {
@@ -423,15 +438,17 @@ impl<T: Element> Total<T> {
         }
         self.found.odd += odd;
         let (left, right) = (&left[..a.len()], &right[..b.len()]);
-        let of = bits(left, right, digits);
-        self.add_finite::<FMA>(start, left, right, &of, digits);
+        let of = bits(left, right, &mut self.digits[self.held..]);
+        self.add_finite::<FMA>(start, left, right, &of);
     }
 
-    fn finish(self) -> Found {
-        let Self { sums, mut found, .. } = self;
+    #[inline(always)]
+    fn finish(&mut self) -> Found {
+        self.count();
+        let (sums, found) = (&self.sums, &mut self.found);
         (found.dot, found.bb, found.sum) = (total(&sums.dot), total(&sums.bb), total(&sums.sum));
         found.ulps[0] -= found.odd;
-        found
+        std::mem::replace(found, Found::NOTHING)
     }
 }
 
