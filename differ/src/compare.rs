@@ -19,9 +19,6 @@ use std::{
 
 mod work;
 
-/// Pairs that are planned and judged at first, where a divergence is the end; then twice as many each time.
-const FIRST_BATCH: usize = 512;
-
 /// How to compare.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
@@ -159,7 +156,10 @@ pub fn compare<'a>(
         options,
         hashes: AtomicU64::new(0),
     };
-    let (plan, mut outcomes, stopped) = judge_all(&judge, graph, progress)?;
+    let ahead = Steps::new(left.records, right.records, graph);
+    let most = ahead.left();
+    let (steps, mut outcomes, stopped) = work::judge(&judge, ahead, &|done| progress(done, most.max(done)))?;
+    let plan = AlignPlan { steps };
     let hashes = judge.hashes.into_inner();
     if !plan.steps.iter().any(|s| s.left.is_some() && s.right.is_some()) {
         let names = Labels::new(None, left.name, right.name);
@@ -231,43 +231,6 @@ fn nothing_compared(plan: &AlignPlan, outcomes: &[Outcome]) -> Error {
             .and_then(|(_, o)| o.reason.as_ref())
             .map(Reason::to_string)
             .unwrap_or_default(),
-    }
-}
-
-type Judged = (AlignPlan, Vec<Outcome>, Option<Stopped>);
-
-fn judge_all(
-    judge: &Judge<'_>,
-    graph: &StageGraph,
-    progress: &(dyn Fn(usize, usize) + Sync),
-) -> Result<Judged, Error> {
-    let mut ahead = Steps::new(judge.left.records, judge.right.records, graph);
-    let (mut plan, mut outcomes) = (AlignPlan::default(), Vec::new());
-    let stop = judge.options.until == Until::Divergence;
-    let mut batch = if stop { FIRST_BATCH } else { usize::MAX };
-    loop {
-        let mut steps = ahead.next(batch);
-        if steps.is_empty() {
-            return Ok((plan, outcomes, None));
-        }
-        let (before, after) = (plan.steps.len(), ahead.left());
-        let all = before + steps.len() + after;
-        let judged = work::judge(judge, &steps, &|done| progress(before + done, all))?;
-        let not_judged = steps.len() - judged.len();
-        steps.truncate(judged.len());
-        let diverged = judged.iter().any(|o| o.verdict == Verdict::Diverged);
-        plan.steps.append(&mut steps);
-        outcomes.extend(judged);
-        let rest = (not_judged + after) as u64;
-        if let Some(last) = plan.steps.last().filter(|_| stop && diverged) {
-            let stopped = Stopped {
-                request: last.key.request,
-                seq: last.key.seq,
-                not_compared: rest,
-            };
-            return Ok((plan, outcomes, Some(stopped).filter(|_| rest > 0)));
-        }
-        batch = batch.saturating_mul(2);
     }
 }
 

@@ -1,13 +1,13 @@
 //! Pairs, shared out to threads.
 
-use super::{Judge, Until};
+use super::{Judge, Stopped, Until};
 use crate::{
     Error,
     judge::{Outcome, Verdict},
-    plan::Step,
-    records::Records,
+    plan::{Step, Steps},
 };
 use std::{
+    collections::VecDeque,
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -20,79 +20,68 @@ const BYTES: i64 = 2 << 20;
 /// Pairs of it, where they are small.
 const PAIRS: usize = 1024;
 
-/// What is still to do: always the rest of the steps, in causal order.
+/// A position, in causal order.
+type Place = (i32, i64);
+
+fn place(step: &Step) -> Place {
+    (step.key.request, step.key.seq)
+}
+
+/// What is still to do, in causal order: planned as it is taken, so that one thread plans while the others judge.
 struct Rest<'a> {
-    start: usize,
-    steps: &'a [Step],
-    outcomes: &'a mut [Outcome],
+    ahead: Steps<'a>,
+    planned: VecDeque<Step>,
+    /// Steps that were taken.
+    taken: usize,
 }
 
 /// Steps that one thread judges, and where they begin.
-struct Piece<'a> {
+struct Piece {
     start: usize,
-    steps: &'a [Step],
-    outcomes: &'a mut [Outcome],
-}
-
-impl<'a> Rest<'a> {
-    fn take(&mut self, left: &dyn Records) -> Piece<'a> {
-        let (mut pairs, mut bytes) = (0, 0);
-        while pairs < self.steps.len().min(PAIRS) && bytes < BYTES {
-            let row = self.steps[pairs].left;
-            let elements = row.map_or(0, |row| left.meta(row).num_elements);
-            bytes = elements.max(0).saturating_mul(4).saturating_add(bytes);
-            pairs += 1;
-        }
-        let start = self.start;
-        self.start += pairs;
-        let (steps, rest) = self.steps.split_at(pairs);
-        self.steps = rest;
-        let (outcomes, rest) = std::mem::take(&mut self.outcomes).split_at_mut(pairs);
-        self.outcomes = rest;
-        Piece {
-            start,
-            steps,
-            outcomes,
-        }
-    }
+    steps: Vec<Step>,
+    outcomes: Vec<Outcome>,
 }
 
 /// What the threads share.
 struct Work<'a> {
     judge: &'a Judge<'a>,
-    steps: &'a [Step],
     rest: Mutex<Rest<'a>>,
-    /// Steps from here on need not be judged. It only ever moves towards the start, and pieces are taken in order: what
-    /// stands before its last place was judged, whatever the threads did.
-    end: AtomicUsize,
-    /// The first step that failed.
-    failed: Mutex<Option<(usize, Error)>>,
+    end: Mutex<End>,
 }
 
-/// Judges steps, on as many threads as the options say; where a divergence is the end, up to the end of the first
+/// What ends the work early. Pieces are taken in order: what stands before either was judged, whatever the threads did.
+#[derive(Default)]
+struct End {
+    /// The first position at which a record diverged, where that is the end.
+    position: Option<Place>,
+    /// The first step that failed, and its position.
+    failed: Option<(usize, Place, Error)>,
+}
+
+/// Plans and judges, on as many threads as the options say; where a divergence is the end, up to the end of the first
 /// position at which one diverged. `progress` is called with the steps done.
 pub(super) fn judge(
     judge: &Judge<'_>,
-    steps: &[Step],
+    ahead: Steps<'_>,
     progress: &(dyn Fn(usize) + Sync),
-) -> Result<Vec<Outcome>, Error> {
-    let mut outcomes = vec![Outcome::plain(Verdict::MissingRight); steps.len()];
+) -> Result<(Vec<Step>, Vec<Outcome>, Option<Stopped>), Error> {
+    let most = ahead.left();
     let work = Work {
         judge,
-        steps,
         rest: Mutex::new(Rest {
-            start: 0,
-            steps,
-            outcomes: &mut outcomes,
+            ahead,
+            planned: VecDeque::new(),
+            taken: 0,
         }),
-        end: AtomicUsize::new(steps.len()),
-        failed: Mutex::new(None),
+        end: Mutex::default(),
     };
     let done = AtomicUsize::new(0);
+    let pieces = Mutex::new(Vec::new());
     let take_all = || {
-        while let Some(piece) = work.next() {
+        while let Some(mut piece) = work.next() {
+            work.piece(&mut piece);
             let pairs = piece.steps.len();
-            work.piece(piece);
+            locked(&pieces).push(piece);
             progress(done.fetch_add(pairs, Ordering::Relaxed) + pairs);
         }
     };
@@ -103,33 +92,75 @@ pub(super) fn judge(
     };
     thread::scope(|scope| {
         // A panic of one of them is a panic here: the caller turns it into an error.
-        (1..threads.min(steps.len())).for_each(|_| drop(scope.spawn(take_all)));
+        (1..threads.min(most)).for_each(|_| drop(scope.spawn(take_all)));
         take_all();
     });
-    let Work { end, failed, .. } = work;
-    let end = end.into_inner();
-    match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        Some((at, error)) if at < end => Err(error),
-        _ => {
-            outcomes.truncate(end);
-            Ok(outcomes)
-        }
+    let Work { rest, end, .. } = work;
+    let (rest, end) = (inner(rest), inner(end));
+    if let Some((_, at, error)) = end.failed
+        && end.position.is_none_or(|last| at <= last)
+    {
+        return Err(error);
     }
+    let mut pieces = inner(pieces);
+    pieces.sort_unstable_by_key(|piece| piece.start);
+    let (mut steps, mut outcomes) = (Vec::with_capacity(rest.taken), Vec::with_capacity(rest.taken));
+    for mut piece in pieces {
+        steps.append(&mut piece.steps);
+        outcomes.append(&mut piece.outcomes);
+    }
+    let stopped = end.position.and_then(|last| {
+        let kept = steps.partition_point(|step| place(step) <= last);
+        let not_compared = steps.len() - kept + rest.planned.len() + rest.ahead.left();
+        steps.truncate(kept);
+        outcomes.truncate(kept);
+        let (request, seq) = last;
+        (not_compared > 0).then_some(Stopped {
+            request,
+            seq,
+            not_compared: not_compared as u64,
+        })
+    });
+    Ok((steps, outcomes, stopped))
 }
 
-impl<'a> Work<'a> {
-    fn next(&self) -> Option<Piece<'a>> {
+impl Work<'_> {
+    /// The next piece; none where there is no more, or no more is wanted.
+    fn next(&self) -> Option<Piece> {
+        let left = self.judge.left.records;
         let mut rest = locked(&self.rest);
-        let open = rest.start < self.end.load(Ordering::Relaxed);
-        open.then(|| rest.take(self.judge.left.records))
+        let (mut steps, mut bytes) = (Vec::new(), 0);
+        while steps.len() < PAIRS && bytes < BYTES {
+            if rest.planned.is_empty() {
+                rest.planned = rest.ahead.next(1).into();
+            }
+            let end = locked(&self.end);
+            let wanted = |step: &Step| {
+                let before = |last: Option<Place>| last.is_none_or(|last| place(step) <= last);
+                before(end.position) && before(end.failed.as_ref().map(|f| f.1))
+            };
+            let Some(step) = rest.planned.pop_front_if(|step| wanted(step)) else {
+                break;
+            };
+            let elements = step.left.map_or(0, |row| left.meta(row).num_elements);
+            bytes = elements.max(0).saturating_mul(4).saturating_add(bytes);
+            steps.push(step);
+        }
+        let start = rest.taken;
+        rest.taken += steps.len();
+        (!steps.is_empty()).then(|| Piece {
+            start,
+            outcomes: vec![Outcome::plain(Verdict::MissingRight); steps.len()],
+            steps,
+        })
     }
 
-    fn piece(&self, piece: Piece<'_>) {
+    fn piece(&self, piece: &mut Piece) {
         let (left, right) = (self.judge.left.records, self.judge.right.records);
         let verify = self.judge.options.verify;
         // What cannot be told at once is read, all of it together.
         let (mut open, mut l, mut r) = (Vec::new(), Vec::new(), Vec::new());
-        for (i, (step, outcome)) in piece.steps.iter().zip(&mut *piece.outcomes).enumerate() {
+        for (i, (step, outcome)) in piece.steps.iter().zip(&mut piece.outcomes).enumerate() {
             let known = self.judge.at_once(step);
             if known.is_none() || verify {
                 open.push(i);
@@ -143,46 +174,41 @@ impl<'a> Work<'a> {
         left.ahead(&l);
         right.ahead(&r);
         for i in open {
-            let at = piece.start + i;
-            if at >= self.end.load(Ordering::Relaxed) {
-                break;
+            let step = &piece.steps[i];
+            match self.one(step) {
+                Ok(judged) => piece.outcomes[i] = judged,
+                Err(error) => {
+                    self.failed(piece.start + i, place(step), error);
+                    break;
+                }
             }
-            self.one(at, &piece.steps[i], &mut piece.outcomes[i]);
+            if piece.outcomes[i].verdict == Verdict::Diverged && self.judge.options.until == Until::Divergence
+            {
+                let mut end = locked(&self.end);
+                end.position = Some(end.position.map_or(place(step), |last| last.min(place(step))));
+            }
         }
         left.done(&l);
         right.done(&r);
     }
 
-    /// Judges a step by its elements, if its outcome is not that which was told at once.
-    fn one(&self, at: usize, step: &Step, outcome: &mut Outcome) {
-        let judged = match (self.judge.options.verify, step.left, step.right) {
-            (true, ..) => self.judge.verified(step),
-            (false, Some(l), Some(r)) => self.judge.by_elements(step, l, r),
-            _ => return,
-        };
-        match judged {
-            Ok(judged) => *outcome = judged,
-            Err(error) => {
-                self.end.fetch_min(at + 1, Ordering::Relaxed);
-                let mut failed = locked(&self.failed);
-                if failed.as_ref().is_none_or(|(first, _)| at < *first) {
-                    *failed = Some((at, error));
-                }
-                return;
-            }
-        }
-        if outcome.verdict == Verdict::Diverged && self.judge.options.until == Until::Divergence {
-            self.end.fetch_min(self.end_of_position(at), Ordering::Relaxed);
+    fn failed(&self, at: usize, place: Place, error: Error) {
+        let mut end = locked(&self.end);
+        if end.failed.as_ref().is_none_or(|(first, ..)| at < *first) {
+            end.failed = Some((at, place, error));
         }
     }
 
-    fn end_of_position(&self, at: usize) -> usize {
-        let position = |step: &Step| (step.key.request, step.key.seq);
-        let rest = self.steps[at..].iter();
-        at + rest
-            .take_while(|step| position(step) == position(&self.steps[at]))
-            .count()
+    fn one(&self, step: &Step) -> Result<Outcome, Error> {
+        match (self.judge.options.verify, step.left, step.right) {
+            (false, Some(l), Some(r)) => self.judge.by_elements(step, l, r),
+            _ => self.judge.verified(step),
+        }
     }
+}
+
+fn inner<T>(mutex: Mutex<T>) -> T {
+    mutex.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
