@@ -112,7 +112,7 @@ pub fn rows(database: &Path, shape: &Shape, bytes: usize) -> Fallible<Vec<Row>> 
             reached: ratio >= least,
         },
         Row {
-            what: format!("the same, with opening the runs and making the report"),
+            what: "the same, with opening the runs and making the report".into(),
             reach: format!("≥ {least} × reading memory"),
             measured: format!(
                 "{all:.2} × (opening {:.1} ms, comparing {:.1} ms, report {:.1} ms)",

@@ -16,9 +16,9 @@ use std::{
 };
 
 /// What a thread takes at a time: enough for few turns, little enough for all threads to end together.
-const BYTES: i64 = 2 << 20;
+const BYTES: i64 = 4 << 20;
 /// Pairs of it, where they are small.
-const PAIRS: usize = 1024;
+const PAIRS: usize = 2048;
 
 /// A position, in causal order.
 type Place = (i32, i64);
@@ -58,13 +58,16 @@ struct End {
     failed: Option<(usize, Place, Error)>,
 }
 
+/// The steps that were judged, an outcome for each, and where that ended early.
+type Judged = (Vec<Step>, Vec<Outcome>, Option<Stopped>);
+
 /// Plans and judges, on as many threads as the options say; where a divergence is the end, up to the end of the first
 /// position at which one diverged. `progress` is called with the steps done.
 pub(super) fn judge(
     judge: &Judge<'_>,
     ahead: Steps<'_>,
     progress: &(dyn Fn(usize) + Sync),
-) -> Result<(Vec<Step>, Vec<Outcome>, Option<Stopped>), Error> {
+) -> Result<Judged, Error> {
     let most = ahead.left();
     let work = Work {
         judge,

@@ -5,7 +5,6 @@ use bitnet_trace_schema::StageGraph;
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
-use std::ops::Range;
 
 /// A row of a run, with what its order and its visit follow from.
 #[derive(Clone, Copy)]
@@ -274,15 +273,13 @@ fn merged(entries: &[Entry<'_>], base: usize, before: &[Option<usize>], graph: &
     }
     inserts.sort_unstable();
     let mut order = Vec::with_capacity(entries.len());
-    let mut next = inserts.into_iter().peekable();
-    let take = |at: Range<usize>, order: &mut Vec<usize>| order.extend(at);
     let mut at = 0;
-    while let Some((slot, entry)) = next.next() {
-        take(at..slot, &mut order);
+    for (slot, entry) in inserts {
+        order.extend(at..slot);
         at = slot;
         order.push(entry);
     }
-    take(at..base, &mut order);
+    order.extend(at..base);
     order
 }
 
