@@ -42,6 +42,17 @@ pub struct Options {
     pub threads: usize,
 }
 
+impl Options {
+    /// How far to compare: a floor needs the medians over all positions.
+    pub fn until(&self) -> Until {
+        if self.floor.is_some() {
+            Until::End
+        } else {
+            self.until
+        }
+    }
+}
+
 /// How far a comparison goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Until {

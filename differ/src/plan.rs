@@ -21,7 +21,6 @@ use crate::records::Records;
 use bitnet_trace_schema::{RecordMeta, StageGraph};
 use positions::Positions;
 use serde::Serialize;
-use std::collections::BTreeMap;
 
 /// What a record is of.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
@@ -129,7 +128,6 @@ impl<'a> Steps<'a> {
         steps
     }
 }
-
 
 /// Aligns any number of runs; the order is that of the first, the others' own records are placed by the
 /// vocabulary.

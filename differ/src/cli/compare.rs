@@ -7,7 +7,9 @@ use super::{
     progress::Progress,
     verdict::VerdictArgs,
 };
-use bitnet_diff::{checks::Checks, compare::Options, mapping::Which, render, summary::CompareReport, three::three};
+use bitnet_diff::{
+    checks::Checks, compare::Options, mapping::Which, render, summary::CompareReport, three::three,
+};
 use std::path::{Path, PathBuf};
 
 /// Every stage of two runs: counts, worst record, growth of the error over the layers
@@ -69,7 +71,11 @@ pub fn run(args: Args) -> Result<Output, Failure> {
 }
 
 fn compare_three(args: &Args, third: &Path) -> Result<Output, Failure> {
-    let (options, graph) = (args.compare.options()?, args.compare.graph()?);
+    let options = Options {
+        verify: args.verify,
+        ..args.compare.options()?
+    };
+    let graph = args.compare.graph()?;
     let mapping = args.compare.mapping()?;
     let names = open::Names {
         filters: &args.compare.filters,

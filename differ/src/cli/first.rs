@@ -52,7 +52,11 @@ pub fn run(args: Args) -> Result<Output, Failure> {
         return explain_plan(&args.left, &args.right, &args.compare, verdict.format());
     }
     let options = Options {
-        until: if args.all { Until::End } else { Until::Divergence },
+        until: if args.all || verdict.needs_all() {
+            Until::End
+        } else {
+            Until::Divergence
+        },
         verify: args.verify,
         ..args.compare.options()?
     };

@@ -55,6 +55,11 @@ pub struct VerdictArgs {
 }
 
 impl VerdictArgs {
+    /// Whether the exit code rests on more than the first divergence.
+    pub fn needs_all(self) -> bool {
+        self.fail_on > FailOn::Divergence
+    }
+
     /// The format of what is no verdict.
     pub fn format(self) -> Format {
         match self.format {

@@ -185,7 +185,8 @@ impl Work<'_> {
                     break;
                 }
             }
-            if piece.outcomes[i].verdict == Verdict::Diverged && self.judge.options.until == Until::Divergence
+            if piece.outcomes[i].verdict == Verdict::Diverged
+                && self.judge.options.until() == Until::Divergence
             {
                 let mut end = locked(&self.end);
                 end.position = Some(end.position.map_or(place(step), |last| last.min(place(step))));

@@ -112,6 +112,11 @@ impl<R: Records> Mapped<R> {
         &self.used
     }
 
+    /// Rows of the inner run.
+    fn rows(&self, rows: &[usize]) -> Vec<usize> {
+        rows.iter().map(|&row| self.row(row)).collect()
+    }
+
     fn row(&self, row: usize) -> usize {
         self.kept.as_ref().map_or(row, |kept| kept[row])
     }
@@ -147,6 +152,26 @@ impl<R: Records> Records for Mapped<R> {
             Some((call, token)) => gathered(&self.inner, &self.calls[call], token, convention),
             None => Ok(permuted(self.inner.elements(row)?, change.meta.dtype, convention)),
         }
+    }
+
+    fn values(&self, row: usize) -> Result<Option<&[f32]>, StoreError> {
+        let row = self.row(row);
+        match self.change(row).and_then(|c| c.convention.as_ref()) {
+            None => self.inner.values(row),
+            Some(_) => Ok(None),
+        }
+    }
+
+    fn has_hash(&self, row: usize) -> Result<Option<bool>, StoreError> {
+        self.inner.has_hash(self.row(row))
+    }
+
+    fn ahead(&self, rows: &[usize]) {
+        self.inner.ahead(&self.rows(rows));
+    }
+
+    fn done(&self, rows: &[usize]) {
+        self.inner.done(&self.rows(rows));
     }
 
     fn recorded(&self, row: usize) -> &RecordMeta {
