@@ -3,7 +3,7 @@
 use super::{
     Entry, Floor, Level, TINY,
     scan::{median, scan, stretch},
-    tracks::{Track, tracks},
+    tracks::{Input, Point, Track, tracks},
 };
 use crate::{
     compare::Counts,
@@ -135,12 +135,18 @@ impl Judgement {
         };
         let mut locatable = Vec::new();
         let (mut beyond, mut begins) = (false, false);
-        for track in tracks(plan, outcomes, graph) {
+        let tracks = tracks(plan, outcomes, graph);
+        // Positions of each track that are beyond its floor; a stage's inputs come before it.
+        let mut dirty: Vec<Vec<i64>> = vec![Vec::new(); tracks.len()];
+        for (at, track) in tracks.iter().enumerate() {
             let Some(entry) = entries.get(&(track.layer, track.stage)) else {
                 continue;
             };
             locatable.push(entry.locatable());
-            let findings = Findings::of(&track, entry);
+            let of_input = |i: &Input| entries.get(&(tracks[i.track].layer, tracks[i.track].stage));
+            let inputs = track.inputs.iter().filter_map(of_input);
+            let sound = inputs.map(|e| e.error.high).fold(0.0, f64::max);
+            let findings = Findings::of(track, entry, &gains(track, sound, &dirty));
             beyond |= findings.any();
             begins |= findings.gain.is_some();
             if result
@@ -163,6 +169,7 @@ impl Judgement {
                 result.judged += 1;
                 let begins = findings.gain.as_ref().is_some_and(|flags| flags[i]);
                 if begins || findings.error.as_ref().is_some_and(|flags| flags[i]) {
+                    dirty[at].push(point.seq);
                     outcome.verdict = Verdict::Diverged;
                     outcome.reason = Some(Reason::Floor(FloorReason {
                         error: point.error,
@@ -220,9 +227,16 @@ struct Findings {
 }
 
 impl Findings {
-    fn of(track: &Track<'_>, entry: &Entry) -> Self {
+    fn of(track: &Track<'_>, entry: &Entry, gains: &[Option<f64>]) -> Self {
         let (error, error_part) = beyond(&track.errors(), &entry.error);
-        let (gain, gain_part) = beyond(&track.gains(), &entry.gain);
+        let known: Vec<f64> = gains.iter().copied().flatten().collect();
+        let (gain, gain_part) = beyond(&known, &entry.gain);
+        // Of the known ones, back to all.
+        let gain = gain.map(|flags| {
+            let mut flags = flags.into_iter();
+            let flag = |gain: &Option<f64>| gain.is_some() && flags.next().unwrap_or_default();
+            gains.iter().map(flag).collect()
+        });
         Self {
             error,
             gain,
@@ -233,6 +247,21 @@ impl Findings {
     fn any(&self) -> bool {
         self.error.is_some() || self.gain.is_some()
     }
+}
+
+/// The gains of a track that say something of it: those whose inputs are not beyond their floor, since what such an input
+/// brings grows as it likes.
+///
+/// `sound` is the error that inputs have on sound runs. Inputs that are nearer count as this far: what is rounded to few bits
+/// may answer the least difference of its inputs with an error as large as any.
+fn gains(track: &Track<'_>, sound: f64, dirty: &[Vec<i64>]) -> Vec<Option<f64>> {
+    let gain = |p: &Point| {
+        let reads = |i: &Input, seq: i64| seq == p.seq || (i.history && seq < p.seq);
+        let is_dirty = |i: &Input| dirty[i.track].iter().any(|&seq| reads(i, seq));
+        let gain = p.gain.min((p.error + TINY) / (sound + TINY));
+        (!track.inputs.iter().any(is_dirty)).then_some(gain)
+    };
+    track.points.iter().map(gain).collect()
 }
 
 /// The values that are beyond the floor, and how much of its limit they come to.

@@ -1,11 +1,7 @@
 //! The error of each stage of each layer over the positions, and its gain.
 
 use super::TINY;
-use crate::{
-    judge::Outcome,
-    plan::AlignPlan,
-    upstream::{Upstream, nearest},
-};
+use crate::{judge::Outcome, plan::AlignPlan, upstream::nearest};
 use bitnet_trace_schema::StageGraph;
 use std::collections::HashMap;
 
@@ -22,6 +18,17 @@ pub struct Track<'a> {
     pub visit: u32,
     /// Its compared records, by position.
     pub points: Vec<Point>,
+    /// What it is made from.
+    pub inputs: Vec<Input>,
+}
+
+/// A track that another one is made from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Input {
+    /// Its index among the tracks.
+    pub track: usize,
+    /// Whether it is read at every position up to that of the output, and not there alone.
+    pub history: bool,
 }
 
 /// A compared record whose relative L2 is finite.
@@ -67,6 +74,7 @@ pub fn tracks<'a>(plan: &'a AlignPlan, outcomes: &[Outcome], graph: &'a StageGra
                 stage: &key.stage,
                 visit: of.visit,
                 points: Vec::new(),
+                inputs: Vec::new(),
             });
             tracks.len() - 1
         });
@@ -85,54 +93,54 @@ pub fn tracks<'a>(plan: &'a AlignPlan, outcomes: &[Outcome], graph: &'a StageGra
         .max()
         .unwrap_or(-1)
         .saturating_add(1);
-    let gains: Vec<Vec<f64>> = tracks
-        .iter()
-        .map(|track| {
-            let mut inputs = Vec::new();
-            nearest(graph, layers, track.stage, track.layer, |u| {
-                let of = |visit| known.get(&(track.request, u.layer, u.stage, visit));
-                let found = of(track.visit).or_else(|| of(0));
-                inputs.extend(found.map(|&at| Input::new(u, &tracks[at].points)));
-                found.is_some()
-            });
-            let gain = |p: &Point| {
-                let input = inputs.iter().filter_map(|i| i.error(p.seq)).fold(0.0, f64::max);
-                (p.error + TINY) / (input + TINY)
-            };
-            track.points.iter().map(gain).collect()
-        })
-        .collect();
-    for (track, gains) in tracks.iter_mut().zip(gains) {
-        for (point, gain) in track.points.iter_mut().zip(gains) {
+    for at in 0..tracks.len() {
+        let track = &tracks[at];
+        let mut inputs = Vec::new();
+        nearest(graph, layers, track.stage, track.layer, |u| {
+            let of = |visit| known.get(&(track.request, u.layer, u.stage, visit));
+            let found = of(track.visit).or_else(|| of(0));
+            inputs.extend(found.map(|&track| Input {
+                track,
+                history: u.history,
+            }));
+            found.is_some()
+        });
+        let errors: Vec<Errors<'_>> = inputs.iter().map(|i| Errors::of(i, &tracks)).collect();
+        let gain = |p: &Point| {
+            let input = errors.iter().filter_map(|e| e.at(p.seq)).fold(0.0, f64::max);
+            (p.error + TINY) / (input + TINY)
+        };
+        let gains: Vec<f64> = track.points.iter().map(gain).collect();
+        for (point, gain) in tracks[at].points.iter_mut().zip(gains) {
             point.gain = gain;
         }
+        tracks[at].inputs = inputs;
     }
     tracks
 }
 
 /// The errors of an input.
-struct Input<'a> {
+struct Errors<'a> {
     points: &'a [Point],
     /// Sums of the errors of all positions up to each one, where a history is read.
     sums: Option<Vec<f64>>,
 }
 
-impl<'a> Input<'a> {
-    fn new(upstream: Upstream<'_>, points: &'a [Point]) -> Self {
+impl<'a> Errors<'a> {
+    fn of(input: &Input, tracks: &'a [Track<'_>]) -> Self {
+        let points = &tracks[input.track].points;
         let running = |sum: &mut f64, p: &Point| {
             *sum += p.error;
             Some(*sum)
         };
         Self {
             points,
-            sums: upstream
-                .history
-                .then(|| points.iter().scan(0.0, running).collect()),
+            sums: input.history.then(|| points.iter().scan(0.0, running).collect()),
         }
     }
 
     /// Its error where the output is at position `seq`.
-    fn error(&self, seq: i64) -> Option<f64> {
+    fn at(&self, seq: i64) -> Option<f64> {
         let upto = self.points.partition_point(|p| p.seq <= seq);
         let last = self.points[..upto].last()?;
         match &self.sums {
