@@ -111,6 +111,21 @@ impl ToleranceArgs {
     }
 }
 
+/// The floor that judges in place of the tolerance.
+#[derive(Debug, Clone, Args)]
+pub struct FloorArgs {
+    /// Judge by a floor that `calibrate` measured on sound runs, and by the tolerance only where it has nothing
+    #[arg(long, value_name = "FILE", help_heading = "Tolerance")]
+    floor: Option<PathBuf>,
+}
+
+impl FloorArgs {
+    /// The floor, and the name of its file.
+    pub fn read(&self) -> Result<Option<(Floor, String)>, Error> {
+        self.floor.as_deref().map(floor).transpose()
+    }
+}
+
 /// How two runs are compared.
 #[derive(Debug, Clone, Args)]
 pub struct CompareArgs {
@@ -118,9 +133,6 @@ pub struct CompareArgs {
     pub filters: Filters,
     #[command(flatten)]
     tolerance: ToleranceArgs,
-    /// Judge by a floor that `calibrate` measured on sound runs, and by the tolerance only where it has nothing
-    #[arg(long, value_name = "FILE", help_heading = "Tolerance")]
-    floor: Option<PathBuf>,
     /// Take NaN at the same places on both sides as a match
     #[arg(long, help_heading = "Tolerance")]
     nan_equal: bool,
@@ -146,7 +158,7 @@ impl CompareArgs {
     pub fn options(&self) -> Result<Options, Failure> {
         Ok(Options {
             tolerance: self.tolerance.read()?,
-            floor: self.floor.as_deref().map(floor).transpose()?,
+            floor: None,
             nan_equal: self.nan_equal,
             allow_incomplete: self.allow_incomplete,
             request: self.filters.request,

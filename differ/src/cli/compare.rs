@@ -1,5 +1,5 @@
 use super::{
-    args::CompareArgs,
+    args::{CompareArgs, FloorArgs},
     first::with_comparison,
     open,
     output::{Failure, Output},
@@ -32,6 +32,8 @@ pub struct Args {
     third: Option<PathBuf>,
     #[command(flatten)]
     compare: CompareArgs,
+    #[command(flatten)]
+    floor: FloorArgs,
     /// Compute the hash of each record again: elements that do not have it are an error
     #[arg(long, help_heading = None)]
     verify: bool,
@@ -52,6 +54,7 @@ pub fn run(args: Args) -> Result<Output, Failure> {
     }
     let options = Options {
         verify: args.verify,
+        floor: args.floor.read()?,
         ..args.compare.options()?
     };
     with_comparison(
@@ -73,6 +76,7 @@ pub fn run(args: Args) -> Result<Output, Failure> {
 fn compare_three(args: &Args, third: &Path) -> Result<Output, Failure> {
     let options = Options {
         verify: args.verify,
+        floor: args.floor.read()?,
         ..args.compare.options()?
     };
     let graph = args.compare.graph()?;

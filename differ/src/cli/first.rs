@@ -1,5 +1,5 @@
 use super::{
-    args::CompareArgs,
+    args::{CompareArgs, FloorArgs},
     open,
     output::{Failure, Output},
     plan::explain_plan,
@@ -33,6 +33,8 @@ pub struct Args {
     right: PathBuf,
     #[command(flatten)]
     compare: CompareArgs,
+    #[command(flatten)]
+    floor: FloorArgs,
     /// Compare everything: without it, the first position at which a record diverges is the last that is compared
     #[arg(long, help_heading = None)]
     all: bool,
@@ -58,6 +60,7 @@ pub fn run(args: Args) -> Result<Output, Failure> {
             Until::Divergence
         },
         verify: args.verify,
+        floor: args.floor.read()?,
         ..args.compare.options()?
     };
     with_comparison(
