@@ -3,7 +3,7 @@
 use super::output::Failure;
 use bitnet_diff::{
     Error,
-    compare::Options,
+    compare::{Options, Until},
     floor::Floor,
     mapping::Mapping,
     select::Span,
@@ -111,18 +111,26 @@ impl ToleranceArgs {
     }
 }
 
-/// The floor that judges in place of the tolerance.
+/// How pairs of records are judged.
 #[derive(Debug, Clone, Args)]
-pub struct FloorArgs {
+pub struct JudgeArgs {
     /// Judge by a floor that `calibrate` measured on sound runs, and by the tolerance only where it has nothing
     #[arg(long, value_name = "FILE", help_heading = "Tolerance")]
     floor: Option<PathBuf>,
+    /// Compute the hash of each record again: elements that do not have it are an error
+    #[arg(long, help_heading = None)]
+    verify: bool,
 }
 
-impl FloorArgs {
-    /// The floor, and the name of its file.
-    pub fn read(&self) -> Result<Option<(Floor, String)>, Error> {
-        self.floor.as_deref().map(floor).transpose()
+impl JudgeArgs {
+    /// The library's options, of what is judged and how.
+    pub fn options(&self, compare: &CompareArgs, until: Until) -> Result<Options, Failure> {
+        Ok(Options {
+            floor: self.floor.as_deref().map(floor).transpose()?,
+            verify: self.verify,
+            until,
+            ..compare.options()?
+        })
     }
 }
 

@@ -1,5 +1,5 @@
 use super::{
-    args::{CompareArgs, FloorArgs},
+    args::{CompareArgs, JudgeArgs},
     first::with_comparison,
     open,
     output::{Failure, Output},
@@ -8,7 +8,7 @@ use super::{
     verdict::VerdictArgs,
 };
 use bitnet_diff::{
-    checks::Checks, compare::Options, mapping::Which, render, summary::CompareReport, three::three,
+    checks::Checks, compare::Until, mapping::Which, render, summary::CompareReport, three::three,
 };
 use std::path::{Path, PathBuf};
 
@@ -33,10 +33,7 @@ pub struct Args {
     #[command(flatten)]
     compare: CompareArgs,
     #[command(flatten)]
-    floor: FloorArgs,
-    /// Compute the hash of each record again: elements that do not have it are an error
-    #[arg(long, help_heading = None)]
-    verify: bool,
+    judge: JudgeArgs,
     /// Print how records would be paired, and why others would not, and compare nothing
     #[arg(long, help_heading = None)]
     explain_plan: bool,
@@ -52,11 +49,7 @@ pub fn run(args: Args) -> Result<Output, Failure> {
     if let Some(third) = &args.third {
         return compare_three(&args, third).or_else(|failure| verdict.failed("compare", failure));
     }
-    let options = Options {
-        verify: args.verify,
-        floor: args.floor.read()?,
-        ..args.compare.options()?
-    };
+    let options = args.judge.options(&args.compare, Until::End)?;
     with_comparison(
         args.left,
         args.right,
@@ -74,11 +67,7 @@ pub fn run(args: Args) -> Result<Output, Failure> {
 }
 
 fn compare_three(args: &Args, third: &Path) -> Result<Output, Failure> {
-    let options = Options {
-        verify: args.verify,
-        floor: args.floor.read()?,
-        ..args.compare.options()?
-    };
+    let options = args.judge.options(&args.compare, Until::End)?;
     let graph = args.compare.graph()?;
     let mapping = args.compare.mapping()?;
     let names = open::Names {

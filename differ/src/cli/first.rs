@@ -1,5 +1,5 @@
 use super::{
-    args::{CompareArgs, FloorArgs},
+    args::{CompareArgs, JudgeArgs},
     open,
     output::{Failure, Output},
     plan::explain_plan,
@@ -34,13 +34,10 @@ pub struct Args {
     #[command(flatten)]
     compare: CompareArgs,
     #[command(flatten)]
-    floor: FloorArgs,
+    judge: JudgeArgs,
     /// Compare everything: without it, the first position at which a record diverges is the last that is compared
     #[arg(long, help_heading = None)]
     all: bool,
-    /// Compute the hash of each record again: elements that do not have it are an error
-    #[arg(long, help_heading = None)]
-    verify: bool,
     /// Print how records would be paired, and why others would not, and compare nothing
     #[arg(long, help_heading = None)]
     explain_plan: bool,
@@ -53,16 +50,9 @@ pub fn run(args: Args) -> Result<Output, Failure> {
     if args.explain_plan {
         return explain_plan(&args.left, &args.right, &args.compare, verdict.format());
     }
-    let options = Options {
-        until: if args.all || verdict.needs_all() {
-            Until::End
-        } else {
-            Until::Divergence
-        },
-        verify: args.verify,
-        floor: args.floor.read()?,
-        ..args.compare.options()?
-    };
+    let all = args.all || verdict.needs_all();
+    let until = if all { Until::End } else { Until::Divergence };
+    let options = args.judge.options(&args.compare, until)?;
     with_comparison(
         args.left,
         args.right,
