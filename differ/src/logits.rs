@@ -7,6 +7,10 @@ pub struct LogitDistance {
     /// side gives no probability to what the left side gives some. None where a row holds NaN or +inf, or
     /// nothing but -inf.
     pub kl: Option<f64>,
+    /// The same of softmax(right) to softmax(left).
+    pub kl_reverse: Option<f64>,
+    /// How much the largest left logit is above the next one; none of fewer than two, or where either is not finite.
+    pub top2_gap: Option<f64>,
     /// Index of the largest left logit (the lowest of equal ones); none where all are NaN.
     pub top1_left: Option<u64>,
     /// Index of the largest right logit.
@@ -24,10 +28,14 @@ pub struct LogitDistance {
 /// ```
 pub fn distance(left: &[f32], right: &[f32], k: usize) -> LogitDistance {
     let (top_left, top_right) = (top(left, k.max(1)), top(right, k.max(1)));
+    let [first, second] = [0, 1].map(|n| top(left, 2).get(n).map(|&i| f64::from(left[i as usize])));
+    let gap = first.zip(second).map(|(first, second)| first - second);
     let common = top_left.iter().filter(|i| top_right.contains(i)).count();
     let most = top_left.len().max(top_right.len());
     LogitDistance {
         kl: kl(left, right),
+        kl_reverse: kl(right, left),
+        top2_gap: gap.filter(|gap| gap.is_finite()),
         top1_left: top_left.first().copied(),
         top1_right: top_right.first().copied(),
         top_k_overlap: (most > 0).then(|| common as f64 / most as f64),
@@ -94,6 +102,12 @@ mod tests {
         let textbook: f64 = (0..4).map(|i| p[i] * (p[i] / q[i]).ln()).sum();
         let kl = distance(&a, &b, 2).kl.expect("finite");
         assert!((kl - textbook).abs() < 1e-12, "{kl} {textbook}");
+        let both = distance(&a, &b, 2);
+        assert_eq!(both.kl_reverse, distance(&b, &a, 2).kl);
+        assert_eq!(
+            (both.top2_gap, distance(&[1.0], &[1.0], 1).top2_gap),
+            (Some(1.5), None)
+        );
     }
 
     #[test]

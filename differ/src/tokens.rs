@@ -22,6 +22,9 @@ pub const LOGITS: &str = "logits";
 /// How many of the most likely tokens the overlap looks at, unless told otherwise.
 pub const DEFAULT_TOP_K: usize = 5;
 
+/// Up to how many root mean squares of the logits' differences a lead of the most likely token is a near tie.
+pub const NEAR_TIE: f64 = 4.0;
+
 /// The logits of two runs, position by position.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TokensReport {
@@ -88,12 +91,21 @@ pub struct Position {
     /// Kullback-Leibler divergence of the left distribution to the right one, in nats.
     #[serde(serialize_with = "num::json_option")]
     pub kl: Option<f64>,
+    /// The same of the right distribution to the left one.
+    #[serde(serialize_with = "num::json_option")]
+    pub kl_reverse: Option<f64>,
     /// The most likely next token on the left side.
     pub top1_left: Option<u64>,
     /// The most likely next token on the right side.
     pub top1_right: Option<u64>,
     /// Whether they agree.
     pub top1_agree: Option<bool>,
+    /// How much the left side's largest logit is above its next one.
+    #[serde(serialize_with = "num::json_option")]
+    pub top2_gap: Option<f64>,
+    /// Whether the most likely token flipped: they disagree, and `top2_gap` is more than [`NEAR_TIE`] times the root mean
+    /// square of the logits' differences. Within that, noise decides between the two.
+    pub top1_flip: Option<bool>,
     /// Share of the k most likely tokens that both sides have, from 0 to 1.
     pub top_k_overlap: Option<f64>,
     /// The left record.
@@ -244,9 +256,12 @@ fn position(
         rel_l2: None,
         max_abs: None,
         kl: None,
+        kl_reverse: None,
         top1_left: None,
         top1_right: None,
         top1_agree: None,
+        top2_gap: None,
+        top1_flip: None,
         top_k_overlap: None,
         left: metas.0.map(RecordView::of),
         right: metas.1.map(RecordView::of),
@@ -291,10 +306,21 @@ fn position(
     result.max_abs = of(|m| m.max_abs, 0.0);
     if let (Some(x), Some(y)) = (x.values(), y.values()) {
         let d = distance(x, y, top_k);
-        result.kl = d.kl;
+        (result.kl, result.kl_reverse) = (d.kl, d.kl_reverse);
+        result.top2_gap = d.top2_gap;
         (result.top1_left, result.top1_right) = (d.top1_left, d.top1_right);
         result.top1_agree = d.top1_left.zip(d.top1_right).map(|(l, r)| l == r);
         result.top_k_overlap = d.top_k_overlap;
+        let noise = match (&outcome.metrics, outcome.verdict) {
+            (Some(m), _) => Some(m.diff_norm / (m.elements as f64).sqrt()),
+            (None, Verdict::Identical) => Some(0.0),
+            _ => None,
+        };
+        let beyond = d.top2_gap.zip(noise).map(|(gap, noise)| gap > NEAR_TIE * noise);
+        result.top1_flip = result
+            .top1_agree
+            .zip(beyond)
+            .map(|(agree, beyond)| !agree && beyond);
     }
     Ok(result)
 }
@@ -359,6 +385,37 @@ mod tests {
             (Some(2), Some(0), Some(false))
         );
         assert_eq!((last.top_k_overlap, last.token_left), (Some(0.5), Some(9)));
+        assert_eq!(
+            (last.top2_gap, last.top1_flip),
+            (Some(1.0), Some(false)),
+            "all is noise"
+        );
+    }
+
+    #[test]
+    fn another_most_likely_token_is_a_flip_only_beyond_a_near_tie() {
+        // A thousand logits, of which the first leads.
+        let row = |lead: f32, noise: f32| -> Vec<f32> {
+            let wave = |i: usize| noise * (i as f32 * 1.7).sin();
+            (0..1000)
+                .map(|i| match i {
+                    0 => 5.0 + lead,
+                    1 => 5.0 + wave(1),
+                    _ => wave(i),
+                })
+                .collect()
+        };
+        let flip = |lead: f32, other: &[f32]| {
+            let report = of(&run(&[&row(lead, 0.0)]), &run(&[other]), COSINE).expect("comparable");
+            report.positions[0].top1_flip
+        };
+        let mut overtaken = row(1.0, 0.01);
+        overtaken[1] = 7.0;
+        assert_eq!(flip(1.0, &overtaken), Some(true));
+        let mut tied = row(0.01, 0.01);
+        tied[1] = 5.02;
+        assert_eq!(flip(0.01, &tied), Some(false));
+        assert_eq!(flip(1.0, &row(1.0, 0.01)), Some(false));
     }
 
     #[test]

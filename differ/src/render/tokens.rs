@@ -47,7 +47,12 @@ pub fn tokens(report: &TokensReport, labels: &Labels) -> String {
     } else {
         String::new()
     };
-    let summary = format!("{matching} of {total} match, top-1 agrees at {agree}{of}");
+    let mut summary = format!("{matching} of {total} match, top-1 agrees at {agree}{of}");
+    if agree < known {
+        let flips = report.positions.iter().filter(|p| p.top1_flip == Some(true));
+        let flips = plural(flips.count() as u64, "flip");
+        summary.push_str(&format!(" ({flips} beyond near ties)"));
+    }
     let mark = if report.status == Status::Ok {
         paint(GOOD, "✓")
     } else {
