@@ -25,7 +25,7 @@ fn a_site_wants_what_is_selected_until_the_run_ends_and_never_in_a_forked_child(
     );
     assert_eq!(m.dropped.total, 1);
     let keys: Vec<_> = (read(&traces.join("run=some")).into_iter())
-        .map(|r| (r.meta.stage, r.meta.layer, r.meta.seq))
+        .map(|r| (r.meta.stage.to_string(), r.meta.layer, r.meta.seq))
         .collect();
     let expected = [("attn_out", 6, 0), ("attn_out", 61, 1), ("logits", -1, 2)];
     assert_eq!(

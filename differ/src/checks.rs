@@ -184,12 +184,11 @@ fn stage(counts: &Counts, largest: Option<f64>, report: &CompareReport) -> Outco
 }
 
 fn place(request: i32, seq: i64, layer: i32, stage: &str) -> String {
-    let stage = stage.to_owned();
     crate::plan::Key {
         request,
         seq,
         layer,
-        stage,
+        stage: stage.into(),
     }
     .to_string()
 }

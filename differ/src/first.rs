@@ -161,7 +161,7 @@ fn divergence(comparison: &Comparison<'_>, step: usize) -> Option<Divergence> {
         request: key.request,
         seq: key.seq,
         layer: key.layer,
-        stage: key.stage.clone(),
+        stage: key.stage.to_string(),
         visit: comparison.plan.steps[step].visit,
         reason: ReasonView::from(outcome.reason.as_ref()?),
         floor: match outcome.reason {
@@ -224,7 +224,7 @@ fn grouped(comparison: &Comparison<'_>, origins: &[usize]) -> Vec<Origin> {
         let first = comparison.key(steps[0]);
         Origin {
             layer: first.layer,
-            stage: first.stage.clone(),
+            stage: first.stage.to_string(),
             request: first.request,
             seq: first.seq,
             records: steps.len() as u64,

@@ -18,7 +18,7 @@ pub use how::{Explained, How, LayoutLine, Missing, MissingLine, NameLine, PlanLi
 mod positions;
 
 use crate::records::Records;
-use bitnet_trace_schema::{RecordMeta, StageGraph};
+use bitnet_trace_schema::{RecordMeta, StageGraph, Text};
 use positions::Positions;
 use serde::Serialize;
 
@@ -32,7 +32,7 @@ pub struct Key {
     /// Layer from 0; -1 and -2 where there is none.
     pub layer: i32,
     /// Word of the stage vocabulary.
-    pub stage: String,
+    pub stage: Text,
 }
 
 impl Key {
@@ -118,7 +118,7 @@ impl<'a> Steps<'a> {
                     request,
                     seq,
                     layer,
-                    stage: stage.to_owned(),
+                    stage: stage.clone(),
                 },
                 visit,
                 left: rows[0],
@@ -141,7 +141,7 @@ pub fn align(runs: &[&dyn Records], graph: &StageGraph) -> Vec<Aligned> {
                 request,
                 seq,
                 layer,
-                stage: stage.to_owned(),
+                stage: stage.clone(),
             },
             visit,
             rows: rows.to_vec(),

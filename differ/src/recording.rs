@@ -75,8 +75,8 @@ impl RecordedRun {
                 for row in run.records(&Filter::default())? {
                     widen(&mut recorded.layers, row.meta.layer.into());
                     widen(&mut recorded.seqs, row.meta.seq);
-                    if !recorded.stages.contains(&row.meta.stage) {
-                        recorded.stages.insert(row.meta.stage);
+                    if !recorded.stages.contains(row.meta.stage.as_str()) {
+                        recorded.stages.insert(row.meta.stage.into());
                     }
                 }
             }

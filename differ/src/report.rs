@@ -121,8 +121,8 @@ impl RecordView {
     /// The view of a record.
     pub fn of(meta: &RecordMeta) -> Self {
         Self {
-            name: meta.name.clone(),
-            op: meta.op.clone(),
+            name: meta.name.to_string(),
+            op: meta.op.to_string(),
             op_index: meta.op_index,
             pass: meta.pass,
             dtype: meta.dtype.name(),

@@ -72,7 +72,7 @@ impl CompareReport {
                 request: d.request,
                 seq: d.seq,
                 layer: d.layer,
-                stage: d.stage,
+                stage: d.stage.into(),
             }),
             common: first.common,
             stages: stages(comparison),

@@ -3,7 +3,7 @@
 use crate::records::{Elements, Records, Side};
 use bitnet_trace_schema::{
     DType, Dropped, Engine, Manifest, Observation, Owner, Preset, RecordMeta, RunState, Sequence, Settings,
-    Stats, ValuesMode, Writer,
+    Stats, Text, ValuesMode, Writer,
 };
 use bitnet_trace_store::StoreError;
 
@@ -32,8 +32,8 @@ impl Memory {
             seq,
             layer,
             stage: stage.into(),
-            name: String::new(),
-            op: String::new(),
+            name: Text::new(),
+            op: Text::new(),
             op_index,
             request: 0,
             pass,

@@ -14,7 +14,7 @@ use crate::{
     report::{ErrorView, Note, RunView},
     summary::median,
 };
-use bitnet_trace_schema::StageGraph;
+use bitnet_trace_schema::{StageGraph, Text};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
 
@@ -159,7 +159,7 @@ pub fn three(
         steps.map(|(i, s)| ((s.key.clone(), s.visit), i)).collect()
     };
     let places = [at(&pairs[1]), at(&pairs[2])];
-    let mut stages: BTreeMap<(usize, String), Gathered> = BTreeMap::new();
+    let mut stages: BTreeMap<(usize, Text), Gathered> = BTreeMap::new();
     let (mut first_alone, mut missing, mut incomparable, mut diverged) = (None, 0, 0, false);
     // What only the third run has stands in no step of the first pair.
     let only_third = pairs[1]
@@ -203,7 +203,7 @@ pub fn three(
         let rank = graph.rank(&step.key.stage).unwrap_or(usize::MAX);
         let (stage, errors) = stages.entry((rank, step.key.stage.clone())).or_insert_with(|| {
             let stage = StageStands {
-                stage: step.key.stage.clone(),
+                stage: step.key.stage.to_string(),
                 agree: 0,
                 identical: 0,
                 alone: [0; 3],

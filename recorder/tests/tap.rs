@@ -33,7 +33,7 @@ fn a_tapped_expression_is_recorded_at_the_pass_s_positions_and_given_on() {
         tap!(pass, all_layers_out[LAYER_ALL], vec![7.0f32, 8.0]);
     }
     let run = recorder.finish().expect("sealed").dir;
-    let key = |r: &common::Record| (r.meta.pass, r.meta.seq, r.meta.layer, r.meta.stage.clone());
+    let key = |r: &common::Record| (r.meta.pass, r.meta.seq, r.meta.layer, r.meta.stage.to_string());
     let found: Vec<_> = read(&run)
         .iter()
         .map(|r| (key(r), r.values.clone().expect("values")))

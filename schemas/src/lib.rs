@@ -39,6 +39,7 @@ pub mod run_dir;
 pub mod selection;
 mod stage;
 mod stats;
+mod text;
 pub mod trace_file;
 
 pub use dtype::{DType, UnknownDType};
@@ -50,6 +51,7 @@ pub use manifest::{
 pub use record::RecordMeta;
 pub use stage::{Input, InputLayer, Place, Stage, StageError, StageGraph, StageScope};
 pub use stats::Stats;
+pub use text::Text;
 
 /// The format version that this crate describes, as it stands in manifests and Parquet footers.
 pub const FORMAT_VERSION: u32 = 1;

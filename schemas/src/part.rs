@@ -10,7 +10,7 @@
 //! # fn main() -> Result<(), EncodeError> {
 //! let values = [3.0f32, -4.0];
 //! let meta = RecordMeta {
-//!     seq: 0, layer: -1, stage: "logits".into(), name: String::new(), op: String::new(), op_index: 0,
+//!     seq: 0, layer: -1, stage: "logits".into(), name: "".into(), op: "".into(), op_index: 0,
 //!     request: 0, pass: 0, occurrence: 0, shape: vec![2], dtype: DType::F32, num_elements: 2,
 //!     blake3: "0".repeat(64), stats: Stats::of_f32(&values),
 //! };

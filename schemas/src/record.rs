@@ -1,4 +1,4 @@
-use crate::{DType, Stats};
+use crate::{DType, Stats, Text};
 
 /// Every scalar column of a record: all of it but `values` and `raw`.
 ///
@@ -10,11 +10,11 @@ pub struct RecordMeta {
     /// Layer from 0; [`crate::LAYER_MODEL`] or [`crate::LAYER_ALL`] where there is none.
     pub layer: i32,
     /// Word of the stage vocabulary, or one of the user's.
-    pub stage: String,
+    pub stage: Text,
     /// The engine's own name of the tensor (may be empty).
-    pub name: String,
+    pub name: Text,
     /// The engine's name of the operation that made it (may be empty).
-    pub op: String,
+    pub op: Text,
     /// Order of execution in the run; the tokens of a batch share it.
     pub op_index: i64,
     /// Which sequence of a batch; 0 where there is one.
@@ -42,9 +42,9 @@ impl RecordMeta {
         Self {
             seq: 0,
             layer: 0,
-            stage: String::new(),
-            name: String::new(),
-            op: String::new(),
+            stage: Text::new(),
+            name: Text::new(),
+            op: Text::new(),
             op_index: 0,
             request: 0,
             pass: 0,

@@ -22,7 +22,7 @@ mod tests;
 pub use error::{Shown, TraceFileError, TraceProblem};
 pub use record::TraceRecord;
 
-use crate::{Place, RecordMeta, StageGraph};
+use crate::{Place, RecordMeta, StageGraph, Text};
 use std::collections::HashMap;
 
 /// Reads the objects of a file one after the other, each with the line that it begins in (from 1). After an
@@ -150,7 +150,7 @@ impl TraceFiles {
                 (m.pass, m.request, m.seq, f.place.is_none(), f.place)
             });
         }
-        let mut seen: HashMap<(i32, i32, i64, i32, String), i32> = HashMap::new();
+        let mut seen: HashMap<(i32, i32, i64, i32, Text), i32> = HashMap::new();
         let mut records = Vec::with_capacity(found.len());
         for (i, f) in found.into_iter().enumerate() {
             let mut meta = f.meta;

@@ -26,7 +26,7 @@ fn the_seeds_of_journals_can_be_written_again() {
         seq,
         layer: 3,
         stage: stage.into(),
-        name: format!("{stage}-3"),
+        name: format!("{stage}-3").into(),
         op: "MUL_MAT".into(),
         op_index: seq * 9,
         request: 0,

@@ -1,6 +1,6 @@
 use crate::scan::PartStat;
 use crate::update;
-use bitnet_trace_schema::{DType, RecordMeta, Stats, selection::glob};
+use bitnet_trace_schema::{DType, RecordMeta, Stats, Text, selection::glob};
 use rusqlite::types::{ToSql, Type};
 use rusqlite::{Connection, OptionalExtension};
 use std::collections::{BTreeMap, HashMap};
@@ -142,9 +142,18 @@ pub(crate) fn query<'a>(
     ))?;
     let mut found = statement.query(rusqlite::params_from_iter(parameters))?;
     let mut rows = Vec::new();
+    let mut reader = Reader::new();
+    let mut last = None;
     while let Some(row) = found.next()? {
-        if let Some(&part) = numbers.get(&row.get(1)?) {
-            rows.push(read(row, part)?);
+        let id: i64 = row.get(1)?;
+        // Rows of a part stand together.
+        let part = match last {
+            Some((of, part)) if of == id => Some(part),
+            _ => numbers.get(&id).copied(),
+        };
+        if let Some(part) = part {
+            last = Some((id, part));
+            rows.push(reader.read(row, part)?);
         }
     }
     Ok(Some(in_order(rows)))
@@ -182,50 +191,114 @@ pub(crate) fn unsigned(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Resu
 }
 
 fn optional(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Option<u64>> {
-    let null = row.get::<_, Option<i64>>(column)?.is_none();
-    if null {
-        Ok(None)
-    } else {
-        unsigned(row, column).map(Some)
+    let Some(value) = row.get::<_, Option<i64>>(column)? else {
+        return Ok(None);
+    };
+    let count = u64::try_from(value);
+    count
+        .map(Some)
+        .map_err(|_| rusqlite::Error::IntegralValueOutOfRange(column, value))
+}
+
+/// Texts that were read, and what was made of them. Each has one place: what is read next into it takes it over, so that
+/// no index, whatever it holds, makes it grow.
+struct Seen<T>(Vec<Option<(Box<[u8]>, T)>>);
+
+impl<T: Clone> Seen<T> {
+    /// Texts it holds at most: several times as many as the tensors of a model have names.
+    const PLACES: usize = 1 << 13;
+
+    fn new() -> Self {
+        Self(std::iter::repeat_with(|| None).take(Self::PLACES).collect())
+    }
+
+    /// What was made of the text in a column, or is made of it now.
+    fn get(
+        &mut self,
+        row: &rusqlite::Row<'_>,
+        column: usize,
+        make: impl FnOnce(&str) -> Result<T, Box<dyn std::error::Error + Send + Sync>>,
+    ) -> rusqlite::Result<T> {
+        let text = row.get_ref(column)?;
+        let unreadable = |error| rusqlite::Error::FromSqlConversionFailure(column, Type::Text, error);
+        let bytes = text.as_bytes().map_err(|e| unreadable(e.into()))?;
+        let place = &mut self.0[place(bytes) & (Self::PLACES - 1)];
+        match place {
+            Some((known, made)) if **known == *bytes => Ok(made.clone()),
+            _ => {
+                let text = text.as_str().map_err(|e| unreadable(e.into()))?;
+                let made = make(text).map_err(unreadable)?;
+                *place = Some((bytes.into(), made.clone()));
+                Ok(made)
+            }
+        }
     }
 }
 
-fn read(row: &rusqlite::Row<'_>, part: u32) -> rusqlite::Result<Row> {
-    let unreadable = |column: usize, error: Box<dyn std::error::Error + Send + Sync>| {
-        rusqlite::Error::FromSqlConversionFailure(column, Type::Text, error)
+/// A number of a text: a multiplicative hash (Knuth, The Art of Computer Programming, volume 3, 6.4), a word at a time.
+fn place(bytes: &[u8]) -> usize {
+    let mix = |hash: u64, word: u64| {
+        let product = (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        product ^ (product >> 32)
     };
-    let shape = row.get_ref(15)?.as_str().map_err(|e| unreadable(15, e.into()))?;
-    let dtype = row.get_ref(16)?.as_str().map_err(|e| unreadable(16, e.into()))?;
-    Ok(Row {
-        id: row.get(0)?,
-        part,
-        part_row: unsigned(row, 2)?,
-        values_offset: optional(row, 3)?,
-        values_count: optional(row, 4)?,
-        raw_bytes: optional(row, 5)?,
-        meta: RecordMeta {
-            seq: row.get(6)?,
-            layer: row.get(7)?,
-            stage: row.get(8)?,
-            name: row.get(9)?,
-            op: row.get(10)?,
-            op_index: row.get(11)?,
-            request: row.get(12)?,
-            pass: row.get(13)?,
-            occurrence: row.get(14)?,
-            shape: serde_json::from_str(shape).map_err(|e| unreadable(15, e.into()))?,
-            dtype: dtype.parse::<DType>().map_err(|e| unreadable(16, e.into()))?,
-            num_elements: row.get(17)?,
-            blake3: row.get(18)?,
-            stats: Stats {
-                rms: row.get(19)?,
-                mean: row.get(20)?,
-                min: row.get(21)?,
-                max: row.get(22)?,
-                abs_max: row.get(23)?,
-                nan_count: unsigned(row, 24)?,
-                inf_count: unsigned(row, 25)?,
+    let (words, rest) = bytes.as_chunks::<8>();
+    let mut last = [0; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    let hash = words.iter().fold(bytes.len() as u64, |hash, word| {
+        mix(hash, u64::from_le_bytes(*word))
+    });
+    mix(hash, u64::from_le_bytes(last)) as usize
+}
+
+/// Reads rows of the index. Of the texts that many rows have there is one copy.
+struct Reader {
+    texts: Seen<Text>,
+    shapes: Seen<Vec<i64>>,
+    dtypes: Seen<DType>,
+}
+
+impl Reader {
+    fn new() -> Self {
+        Self {
+            texts: Seen::new(),
+            shapes: Seen::new(),
+            dtypes: Seen::new(),
+        }
+    }
+
+    fn read(&mut self, row: &rusqlite::Row<'_>, part: u32) -> rusqlite::Result<Row> {
+        let mut text = |column| self.texts.get(row, column, |text| Ok(text.into()));
+        Ok(Row {
+            id: row.get(0)?,
+            part,
+            part_row: unsigned(row, 2)?,
+            values_offset: optional(row, 3)?,
+            values_count: optional(row, 4)?,
+            raw_bytes: optional(row, 5)?,
+            meta: RecordMeta {
+                seq: row.get(6)?,
+                layer: row.get(7)?,
+                stage: text(8)?,
+                name: text(9)?,
+                op: text(10)?,
+                op_index: row.get(11)?,
+                request: row.get(12)?,
+                pass: row.get(13)?,
+                occurrence: row.get(14)?,
+                shape: self.shapes.get(row, 15, |text| Ok(serde_json::from_str(text)?))?,
+                dtype: self.dtypes.get(row, 16, |text| Ok(text.parse()?))?,
+                num_elements: row.get(17)?,
+                blake3: row.get(18)?,
+                stats: Stats {
+                    rms: row.get(19)?,
+                    mean: row.get(20)?,
+                    min: row.get(21)?,
+                    max: row.get(22)?,
+                    abs_max: row.get(23)?,
+                    nan_count: unsigned(row, 24)?,
+                    inf_count: unsigned(row, 25)?,
+                },
             },
-        },
-    })
+        })
+    }
 }

@@ -6,6 +6,7 @@ mod support;
 use bitnet_trace_schema::{DType, Stats};
 use bitnet_trace_store::{Database, Filter, Run, StoreError};
 use parquet::basic::Compression;
+use std::collections::BTreeSet;
 use support::*;
 
 fn all() -> Filter {
@@ -26,6 +27,28 @@ fn every_record_comes_back_as_it_was_written() {
         assert_eq!(row.meta, source.meta);
         assert_eq!(run.tensor(row).unwrap().values(), source.values.as_deref());
     }
+}
+
+#[test]
+fn equal_stages_are_one_copy_and_thousands_of_names_keep_their_own() {
+    let db = temp();
+    let written: Vec<_> = (0..20_000)
+        .map(|i| {
+            let mut record = record(i, i, 0, "q_proj", &[i as f32]);
+            record.meta.name = format!("blk.{}.tensor", i % 10_000).into();
+            record.meta.shape = vec![1; 1 + i as usize % 3];
+            record
+        })
+        .collect();
+    let rows = Run::open(write(db.path(), "a", &written)).unwrap();
+    let rows = rows.records(&all()).unwrap();
+    assert_eq!(rows.len(), written.len());
+    for (row, source) in rows.iter().zip(&written) {
+        assert_eq!(row.meta, source.meta);
+    }
+    // A name can push the stage's copy out; then there is a new one.
+    let copies: BTreeSet<_> = rows.iter().map(|row| row.meta.stage.as_ptr()).collect();
+    assert!(copies.len() < 100, "{}", copies.len());
 }
 
 #[test]

@@ -204,12 +204,12 @@ impl Lab {
         let mut others = BTreeMap::new();
         for row in b.records(filter)? {
             let values = b.tensor(&row)?.to_f64().unwrap_or_default();
-            others.insert((row.meta.seq, row.meta.layer, row.meta.stage), values);
+            others.insert((row.meta.seq, row.meta.layer, row.meta.stage.into()), values);
         }
         let mut distances = Vec::new();
         for row in a.records(filter)? {
             let values = a.tensor(&row)?.to_f64().unwrap_or_default();
-            let key = (row.meta.seq, row.meta.layer, row.meta.stage);
+            let key = (row.meta.seq, row.meta.layer, row.meta.stage.to_string());
             if let Some(other) = others.get(&key) {
                 let distance = relative_l2(&values, other);
                 distances.push((key, distance));

@@ -91,13 +91,13 @@ impl<'a> Tensors<'a> {
             let (meta, key) = (records.recorded(row), records.meta(row));
             let tensor = all.entry(source).or_insert_with(|| Tensor {
                 name: TensorName {
-                    stage: meta.stage.clone(),
+                    stage: meta.stage.to_string(),
                     layer: meta.layer,
-                    name: meta.name.clone(),
-                    op: meta.op.clone(),
+                    name: meta.name.to_string(),
+                    op: meta.op.to_string(),
                     occurrence: source.4,
                 },
-                key: (key.stage.clone(), key.layer),
+                key: (key.stage.to_string(), key.layer),
                 first: i64::MAX,
                 rows: vec![None; positions.len()],
                 counts: vec![0; positions.len()],

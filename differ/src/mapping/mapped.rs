@@ -2,7 +2,7 @@
 
 use super::{Convention, Mapping, MappingError, Which, head_major};
 use crate::records::{Elements, Records};
-use bitnet_trace_schema::{DType, LAYER_ALL, LAYER_MODEL, RecordMeta, StageGraph, StageScope, Stats};
+use bitnet_trace_schema::{DType, LAYER_ALL, LAYER_MODEL, RecordMeta, StageGraph, StageScope, Stats, Text};
 use bitnet_trace_store::{Filter, StoreError};
 use serde::Serialize;
 use std::{
@@ -52,7 +52,7 @@ struct Changed {
 /// The stage, layer and element order of a tensor.
 #[derive(Clone)]
 struct Target {
-    stage: String,
+    stage: Text,
     layer: i32,
     naming: Naming,
     convention: Option<(usize, Arc<Convention>)>,
@@ -291,7 +291,7 @@ impl Changes<'_> {
         MappingError::Misfit {
             file: self.mapping.map(|m| m.source.clone()).unwrap_or_default(),
             entry: entry + 1,
-            stage: meta.stage.clone(),
+            stage: meta.stage.to_string(),
             layer: meta.layer,
             elements: meta.num_elements,
             layout: convention.name(),
@@ -339,7 +339,7 @@ impl Changes<'_> {
             let before = target.take();
             let convention = entry.convention.clone().map(|c| (i, c));
             target = Some(Target {
-                stage,
+                stage: stage.into(),
                 layer,
                 naming: match before {
                     // A layout alone names nothing.
@@ -415,7 +415,7 @@ impl<'a> Aliases<'a> {
             return None;
         }
         // A stage that is a word of its own, whatever the tensor is called, was meant as one.
-        let generic = meta.stage.contains(&meta.name) || meta.stage == meta.op;
+        let generic = meta.stage.contains(meta.name.as_str()) || meta.stage == meta.op;
         let name = generic.then_some(&meta.name);
         let found = name.into_iter().chain([&meta.stage]).find_map(|name| {
             let (bare, number) = split_layer(name);
@@ -431,7 +431,7 @@ impl<'a> Aliases<'a> {
             StageScope::Layer => number.or(Some(meta.layer).filter(|&l| l >= 0))?,
         };
         Some(Target {
-            stage: stage.to_owned(),
+            stage: stage.into(),
             layer,
             naming: Naming::Alias,
             convention: None,

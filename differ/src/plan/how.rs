@@ -459,7 +459,7 @@ fn name(run: Which, records: &dyn Records, row: usize) -> Option<NameLine> {
         (bare, Some(_)) => format!("{bare}-{{layer}}"),
         (bare, None) => bare.to_owned(),
     };
-    let op = recorded.op.clone();
+    let op = recorded.op.to_string();
     Some(NameLine { run, name, op, by })
 }
 

@@ -1,7 +1,7 @@
 //! Alignment, a token at a time: records pair within one position, so that no position need wait for another.
 
 use crate::records::Records;
-use bitnet_trace_schema::StageGraph;
+use bitnet_trace_schema::{StageGraph, Text};
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
@@ -11,7 +11,7 @@ use std::hash::{BuildHasher, Hasher};
 struct Row<'a> {
     row: usize,
     layer: i32,
-    stage: &'a str,
+    stage: &'a Text,
     op_index: i64,
     pass: i32,
     occurrence: i32,
@@ -19,7 +19,7 @@ struct Row<'a> {
 }
 
 impl Row<'_> {
-    fn name(&self) -> (i32, &str) {
+    fn name(&self) -> (i32, &Text) {
         (self.layer, self.stage)
     }
 
@@ -38,7 +38,7 @@ impl Row<'_> {
 #[derive(Clone, Copy)]
 struct Entry<'a> {
     layer: i32,
-    stage: &'a str,
+    stage: &'a Text,
     visit: u32,
     /// Where its rows begin in the table of rows.
     rows: usize,
@@ -55,7 +55,7 @@ pub(super) struct Position<'a, 'p> {
 
 impl<'a, 'p> Position<'a, 'p> {
     /// Layer, stage, visit, and the row in each run that has one.
-    pub(super) fn places(&self) -> impl Iterator<Item = (i32, &'a str, u32, &'p [Option<usize>])> {
+    pub(super) fn places(&self) -> impl Iterator<Item = (i32, &'a Text, u32, &'p [Option<usize>])> {
         let (rows, runs) = (self.rows, self.runs);
         let entries = self.entries.iter();
         entries.map(move |e| (e.layer, e.stage, e.visit, &rows[e.rows..e.rows + runs]))
@@ -71,7 +71,7 @@ pub(super) struct Positions<'a> {
     /// What follows is of the position that was aligned last; it is kept for its room.
     entries: Vec<Entry<'a>>,
     rows: Vec<Option<usize>>,
-    known: HashMap<(i32, &'a str, u32), usize, Folding>,
+    known: HashMap<(i32, &'a Text, u32), usize, Folding>,
 }
 
 /// A run, and how far it was read.
@@ -82,7 +82,7 @@ struct Run<'a> {
     next: usize,
     /// The rows of the position, in the order of execution.
     rows: Vec<Row<'a>>,
-    visits: HashMap<(i32, &'a str), u32, Folding>,
+    visits: HashMap<(i32, &'a Text), u32, Folding>,
 }
 
 impl<'a> Positions<'a> {

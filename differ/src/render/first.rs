@@ -70,7 +70,7 @@ fn divergence(out: &mut String, report: &FirstReport, d: &Divergence, labels: &L
         request: d.request,
         seq: d.seq,
         layer: d.layer,
-        stage: d.stage.clone(),
+        stage: d.stage.as_str().into(),
     };
     let visit = if d.visit > 0 {
         format!(" (visit {})", d.visit + 1)

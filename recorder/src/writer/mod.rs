@@ -201,9 +201,9 @@ impl<'a> Writer<'a> {
             Some(&stage) => stage,
             None => *self.stages.entry(job.stage.clone()).or_insert(next),
         };
-        self.meta.stage.clone_from(&job.stage);
-        self.meta.name.clone_from(&job.name);
-        self.meta.op.clone_from(&job.op);
+        self.meta.stage.set(&job.stage);
+        self.meta.name.set(&job.name);
+        self.meta.op.set(&job.op);
         self.meta.layer = job.layer;
         self.meta.op_index = job.op_index;
         self.meta.pass = job.pass;

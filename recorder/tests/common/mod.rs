@@ -79,9 +79,9 @@ fn rows(batch: &RecordBatch, out: &mut Vec<Record>) {
             meta: RecordMeta {
                 seq: long("seq", i),
                 layer: int("layer", i),
-                stage: text("stage", i),
-                name: text("name", i),
-                op: text("op", i),
+                stage: text("stage", i).into(),
+                name: text("name", i).into(),
+                op: text("op", i).into(),
                 op_index: long("op_index", i),
                 request: int("request", i),
                 pass: int("pass", i),

@@ -64,9 +64,9 @@ pub(super) fn take<'a>(
     let [flags] = take_array(from)?;
     meta.seq = take_i64(from)?;
     meta.layer = take_i32(from)?;
-    replace(&mut meta.stage, take_text(from)?);
-    replace(&mut meta.name, take_text(from)?);
-    replace(&mut meta.op, take_text(from)?);
+    meta.stage.set(take_text(from)?);
+    meta.name.set(take_text(from)?);
+    meta.op.set(take_text(from)?);
     meta.op_index = take_i64(from)?;
     meta.request = take_i32(from)?;
     meta.pass = take_i32(from)?;
@@ -200,9 +200,4 @@ pub(super) fn take_bytes<'a>(from: &mut &'a [u8]) -> Result<&'a [u8], &'static s
 
 pub(super) fn take_text<'a>(from: &mut &'a [u8]) -> Result<&'a str, &'static str> {
     std::str::from_utf8(take_bytes(from)?).map_err(|_| "a text that is not UTF-8")
-}
-
-fn replace(text: &mut String, with: &str) {
-    text.clear();
-    text.push_str(with);
 }

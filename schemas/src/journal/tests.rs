@@ -8,7 +8,7 @@ fn meta(seq: i64, stage: &str) -> RecordMeta {
         seq,
         layer: -2,
         stage: stage.into(),
-        name: format!("{stage}-ü"),
+        name: format!("{stage}-ü").into(),
         op: "MUL_MAT".into(),
         op_index: 1 << 40,
         request: 3,

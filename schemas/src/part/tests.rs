@@ -1,6 +1,6 @@
 use super::*;
 use crate::levels::RowLen;
-use crate::{DType, Layout, RecordMeta, Stats};
+use crate::{DType, Layout, RecordMeta, Stats, Text};
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, Int64Type};
 use bytes::Bytes;
@@ -18,8 +18,8 @@ fn meta(seq: usize, floats: usize) -> RecordMeta {
         seq: seq as i64,
         layer: 0,
         stage: "q_proj".into(),
-        name: format!("name-{seq}"),
-        op: String::new(),
+        name: format!("name-{seq}").into(),
+        op: Text::new(),
         op_index: seq as i64,
         request: 0,
         pass: 0,

@@ -75,9 +75,9 @@ impl From<&RecordMeta> for TraceRecord {
         Self {
             // What the older crate requires; engines need not name their tensors.
             name: Some(if meta.name.is_empty() {
-                meta.stage.clone()
+                meta.stage.to_string()
             } else {
-                meta.name.clone()
+                meta.name.to_string()
             }),
             shape: Some(meta.shape.clone()),
             dtype: Some(meta.dtype.name().to_owned()),
@@ -86,12 +86,12 @@ impl From<&RecordMeta> for TraceRecord {
             num_elements: Some(meta.num_elements),
             seq: Some(meta.seq),
             layer: Some(meta.layer.into()),
-            stage: Some(meta.stage.clone()),
+            stage: Some(meta.stage.to_string()),
             blake3_of: (meta.dtype != DType::F32).then(|| meta.dtype.name().to_owned()),
             request: Some(meta.request.into()),
             pass: Some(meta.pass.into()),
             op_index: Some(meta.op_index),
-            op: (!meta.op.is_empty()).then(|| meta.op.clone()),
+            op: (!meta.op.is_empty()).then(|| meta.op.to_string()),
             mean: stats.mean,
             min: stats.min,
             max: stats.max,
@@ -158,9 +158,9 @@ impl TraceRecord {
         Ok(RecordMeta {
             seq: within("seq", seq, 0, i64::MAX)?,
             layer: within("layer", layer, LAYER_ALL.into(), i32::MAX.into())? as i32,
-            stage,
-            name,
-            op,
+            stage: stage.into(),
+            name: name.into(),
+            op: op.into(),
             op_index: within("op_index", self.op_index.unwrap_or(0), 0, i64::MAX)?,
             request: within("request", self.request.unwrap_or(0), 0, i32::MAX.into())? as i32,
             pass: within("pass", self.pass.unwrap_or(0), 0, i32::MAX.into())? as i32,

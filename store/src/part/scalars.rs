@@ -219,17 +219,17 @@ impl<'a> Columns<'a> {
 
     /// Row `i`, or the column and what is wrong with it.
     fn row(&self, i: usize) -> Result<RecordMeta, (&'static str, String)> {
-        let text = |column: &'static str, array: &StringViewArray| {
+        let text = |column: &'static str, array: &'a StringViewArray| {
             let value = array.value(i);
             if value.len() > MAX_TEXT {
                 return Err((column, format!("has a text of {} bytes", value.len())));
             }
-            Ok(value.to_owned())
+            Ok(value)
         };
         let count = |column: &'static str, array: &PrimitiveArray<Int64Type>| {
             u64::try_from(array.value(i)).map_err(|_| (column, "is negative".to_owned()))
         };
-        let blake3 = text("blake3", self.blake3)?;
+        let blake3 = text("blake3", self.blake3)?.to_owned();
         // An imported run may not know it.
         let hex = blake3.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         if !matches!(blake3.len(), 0 | 64) || !hex {
@@ -244,9 +244,9 @@ impl<'a> Columns<'a> {
         Ok(RecordMeta {
             seq: self.seq.value(i),
             layer: self.layer.value(i),
-            stage: text("stage", self.stage)?,
-            name: text("name", self.name)?,
-            op: text("op", self.op)?,
+            stage: text("stage", self.stage)?.into(),
+            name: text("name", self.name)?.into(),
+            op: text("op", self.op)?.into(),
             op_index: self.op_index.value(i),
             request: self.request.value(i),
             pass: self.pass.value(i),

@@ -89,7 +89,7 @@ fn record(seq: i64) -> (RecordMeta, Option<Vec<u8>>, Option<Vec<u8>>) {
     let meta = RecordMeta {
         seq,
         stage: "attn_out".into(),
-        name: format!("t{seq}"),
+        name: format!("t{seq}").into(),
         op_index: seq,
         shape: vec![n as i64],
         dtype,

@@ -101,7 +101,7 @@ fn disguise(db: &Db, from: &str, to: &str, how: &Disguise<'_>) -> Truth {
         let occurrence = occurrences.entry((pass, name.clone())).or_default();
         truth.insert(
             (name.clone(), *occurrence),
-            (meta.stage.clone(), meta.layer.into()),
+            (meta.stage.to_string(), meta.layer.into()),
         );
         *occurrence += 1;
         let values = |row: &Row| {

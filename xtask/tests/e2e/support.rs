@@ -203,7 +203,7 @@ impl Db {
         let records = rows.len();
         (
             rows.into_iter()
-                .map(|r| (r.meta.seq, r.meta.layer, r.meta.stage))
+                .map(|r| (r.meta.seq, r.meta.layer, r.meta.stage.into()))
                 .collect(),
             records,
         )
