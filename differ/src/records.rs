@@ -3,7 +3,7 @@
 use crate::mapping::{Convention, Naming};
 use bitnet_trace_schema::{DType, Manifest, RecordMeta, quant};
 use bitnet_trace_store::{Filter, Row, Run, StoreError, TensorRef, Traces};
-use std::borrow::Cow;
+use std::{borrow::Cow, panic::resume_unwind, thread};
 
 /// The records of one run, or those of them that a filter takes.
 ///
@@ -174,6 +174,15 @@ fn fixed<const N: usize>(raw: &[u8], f: impl Fn([u8; N]) -> f64) -> Option<Vec<f
     rest.is_empty().then(|| elements.iter().map(|&b| f(b)).collect())
 }
 
+/// Does two things at once, such as opening both runs of a comparison. A panic of one of them is one here.
+pub fn at_once<L: Send, R>(left: impl FnOnce() -> L + Send, right: impl FnOnce() -> R) -> (L, R) {
+    thread::scope(|scope| {
+        let left = scope.spawn(left);
+        let right = right();
+        (left.join().unwrap_or_else(|panic| resume_unwind(panic)), right)
+    })
+}
+
 /// The records of a stored run that a filter takes.
 #[derive(Debug)]
 pub struct StoredRecords {
@@ -317,4 +326,25 @@ pub struct Side<'a> {
     pub records: &'a dyn Records,
     /// Why it is incomplete, as sentences; empty for a complete run.
     pub incomplete: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::panic::catch_unwind;
+    use std::sync::mpsc;
+
+    #[test]
+    fn two_things_run_at_once_and_a_panic_of_either_is_passed_on() {
+        let (send, receive) = mpsc::channel();
+        // Neither ends before the other has begun.
+        let done = at_once(move || receive.recv(), || send.send(7).is_ok());
+        assert_eq!(done, (Ok(7), true));
+        for fails in [0, 1] {
+            let one = |n: i32| move || assert_ne!(n, fails, "side {n}");
+            let panic = catch_unwind(|| at_once(one(0), one(1))).expect_err("a panic");
+            let message = panic.downcast_ref::<String>().expect("its message");
+            assert!(message.contains(&format!("side {fails}")), "{message}");
+        }
+    }
 }

@@ -4,10 +4,10 @@ use crate::Fallible;
 use crate::read::Buffer;
 use crate::runs::{LEFT, RIGHT, Shape, WRONG};
 use crate::table::{Row, median, medians};
-use bitnet_diff::compare::Until;
 use bitnet_diff::{CompareReport, FirstReport, Options, StoredRecords, compare, metrics};
+use bitnet_diff::{compare::Until, records::at_once};
 use bitnet_trace_schema::StageGraph;
-use bitnet_trace_store::{Filter, Run};
+use bitnet_trace_store::{Filter, Run, StoreError};
 use std::hint::black_box;
 use std::path::Path;
 use std::thread;
@@ -17,13 +17,12 @@ const ROUNDS: usize = 15;
 
 /// Both runs, opened.
 pub fn open(database: &Path, right: &str) -> Fallible<(StoredRecords, StoredRecords)> {
-    let run = |name: &str| -> Fallible<_> {
-        Ok(StoredRecords::new(
-            Run::open(database.join(name))?,
-            &Filter::default(),
-        )?)
+    let run = |name: &str| -> Result<_, StoreError> {
+        let run = Run::open(database.join(name))?;
+        StoredRecords::new(run, &Filter::default())
     };
-    Ok((run(LEFT)?, run(right)?))
+    let (left, right) = at_once(|| run(LEFT), || run(right));
+    Ok((left?, right?))
 }
 
 /// Seconds for opening two runs, comparing them, and making the report.

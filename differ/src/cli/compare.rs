@@ -75,9 +75,8 @@ fn compare_three(args: &Args, third: &Path) -> Result<Output, Failure> {
         graph: &graph,
         mapping: mapping.as_ref(),
     };
-    let open = |path: &Path, which| open::run(path, which, names);
-    let (left, right) = (open(&args.left, Which::Left)?, open(&args.right, Which::Right)?);
-    let runs = [left, right, open(third, Which::Right)?];
+    let (left, right) = open::both(&args.left, &args.right, names)?;
+    let runs = [left, right, open::run(third, Which::Right, names)?];
     let sides = runs.each_ref().map(|r| r.side());
     let progress = Progress::new();
     let mut report = three(sides.each_ref(), &graph, &options, &|done, total| {

@@ -5,7 +5,7 @@ use bitnet_diff::{
     Error,
     compare::describe,
     mapping::{Mapped, Mapping, Which},
-    records::{Records, Side, StoredRecords, TraceRecords},
+    records::{Records, Side, StoredRecords, TraceRecords, at_once},
     report::Note,
 };
 use bitnet_trace_schema::{StageGraph, run_dir, selection::Selection};
@@ -77,9 +77,13 @@ impl Names<'_> {
     }
 }
 
-/// Opens both runs of a comparison.
+/// Opens both runs of a comparison, at once.
 pub fn both(left: &Path, right: &Path, names: Names<'_>) -> Result<(Opened, Opened), Failure> {
-    Ok((run(left, Which::Left, names)?, run(right, Which::Right, names)?))
+    let (left, right) = at_once(
+        || run(left, Which::Left, names),
+        || run(right, Which::Right, names),
+    );
+    Ok((left?, right?))
 }
 
 /// Opens a run, the newest run of a database, or `.trace` files.
