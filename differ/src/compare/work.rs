@@ -33,6 +33,8 @@ struct Rest<'a> {
     planned: VecDeque<Step>,
     /// Steps that were taken.
     taken: usize,
+    /// Steps of the last piece: about as many are in the next.
+    room: usize,
 }
 
 /// Steps that one thread judges, and where they begin.
@@ -75,6 +77,7 @@ pub(super) fn judge(
             ahead,
             planned: VecDeque::new(),
             taken: 0,
+            room: 0,
         }),
         end: Mutex::default(),
     };
@@ -132,16 +135,17 @@ impl Work<'_> {
     fn next(&self) -> Option<Piece> {
         let left = self.judge.left.records;
         let mut rest = locked(&self.rest);
-        let (mut steps, mut bytes) = (Vec::new(), 0);
+        // What ends the work while a piece is taken ends it after that piece.
+        let ends = {
+            let end = locked(&self.end);
+            [end.position, end.failed.as_ref().map(|f| f.1)]
+        };
+        let wanted = |step: &Step| ends.iter().flatten().all(|last| place(step) <= *last);
+        let (mut steps, mut bytes) = (Vec::with_capacity(rest.room), 0);
         while steps.len() < PAIRS && bytes < BYTES {
             if rest.planned.is_empty() {
                 rest.planned = rest.ahead.next(1).into();
             }
-            let end = locked(&self.end);
-            let wanted = |step: &Step| {
-                let before = |last: Option<Place>| last.is_none_or(|last| place(step) <= last);
-                before(end.position) && before(end.failed.as_ref().map(|f| f.1))
-            };
             let Some(step) = rest.planned.pop_front_if(|step| wanted(step)) else {
                 break;
             };
@@ -151,6 +155,8 @@ impl Work<'_> {
         }
         let start = rest.taken;
         rest.taken += steps.len();
+        rest.room = steps.len();
+        drop(rest);
         (!steps.is_empty()).then(|| Piece {
             start,
             outcomes: vec![Outcome::plain(Verdict::MissingRight); steps.len()],
