@@ -286,6 +286,10 @@ fn what_is_no_floor_is_an_error_that_says_why() {
         (&entry, "max is not the largest"),
         (&entry.replace("0.15", "nan"), "not finite"),
         (&entry.replace("0.15", "-1.0"), "negative"),
+        (
+            &entry.replace("spread = 0.1, max = 0.15", "spread = 1e9, max = 0.3"),
+            "limit that follows",
+        ),
     ] {
         std::fs::write(&floor, text).unwrap();
         let ran = run(&["first", &a, &a, "--floor", &to, "--format", "json"]);

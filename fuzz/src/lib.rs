@@ -4,8 +4,10 @@
 //! crates that own the readers give the same checks the seeds ([`replay`]), so that they know nothing of fuzzing.
 
 pub mod archive;
+pub mod floor;
 pub mod journal;
 pub mod manifest;
+pub mod mapping;
 pub mod mutate;
 pub mod part;
 pub mod read;

@@ -43,6 +43,10 @@ impl Level {
         if self.high > self.max || self.median > self.max {
             return Err("max is not the largest");
         }
+        // Nothing would ever be beyond it.
+        if !self.limit_of_one().is_finite() {
+            return Err("the limit that follows from it is not finite");
+        }
         Ok(())
     }
 
