@@ -48,7 +48,7 @@ pub fn tokens(report: &TokensReport, labels: &Labels) -> String {
         String::new()
     };
     let mut summary = format!("{matching} of {total} match, top-1 agrees at {agree}{of}");
-    if agree < known {
+    if report.positions.iter().any(|p| p.top1_agree == Some(false)) {
         let flips = report.positions.iter().filter(|p| p.top1_flip == Some(true));
         let flips = plural(flips.count() as u64, "flip");
         summary.push_str(&format!(" ({flips} beyond near ties)"));
