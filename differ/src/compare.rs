@@ -5,6 +5,7 @@ use crate::{
     floor::{Floor, Judgement},
     ids::TokenIds,
     judge::{Outcome, Reason, Verdict, WrongCount, by_elements, by_metadata, by_values},
+    metrics::Metrics,
     plan::{AlignPlan, Key, Step, Steps},
     records::{Records, Side},
     report::Labels,
@@ -342,6 +343,21 @@ impl Comparison<'_> {
                 .filter(|_| o.verdict == Verdict::Incomparable)
                 .and_then(|r| r.leaves_open().then_some(i))
         })
+    }
+
+    /// All measures of a step whose values were read; none where they cannot be read any more.
+    pub fn metrics(&self, step: usize) -> Option<Metrics> {
+        let judge = Judge {
+            left: self.left,
+            right: self.right,
+            ids: &self.ids,
+            options: self.options,
+            hashes: AtomicU64::new(0),
+        };
+        self.outcomes[step].distance?;
+        let step = &self.plan.steps[step];
+        let outcome = judge.by_elements(step, step.left?, step.right?);
+        outcome.ok()?.metrics.map(|metrics| *metrics)
     }
 
     /// The metadata of both sides of a step.

@@ -155,7 +155,7 @@ fn divergence(comparison: &Comparison<'_>, step: usize) -> Option<Divergence> {
     let (Some(left), Some(right)) = comparison.metas(step) else {
         return None;
     };
-    let metrics = outcome.metrics.as_deref().cloned();
+    let metrics = comparison.metrics(step);
     let index = |at: Option<u64>| at.map(|at| position(left, right, at));
     Some(Divergence {
         request: key.request,

@@ -55,8 +55,35 @@ pub struct Outcome {
     pub verdict: Verdict,
     /// Why, where the verdict is `Diverged` or `Incomparable`.
     pub reason: Option<Reason>,
-    /// The distances, where values were read. An identical pair has none: it was decided by its hash.
+    /// How far the pair is apart, where values were read. An identical pair was decided by its hash.
+    pub distance: Option<Distance>,
+    /// All measures. A comparison keeps none of them, since they are many times as large as the rest, and measures again
+    /// what is told in full.
     pub metrics: Option<Box<Metrics>>,
+}
+
+/// What a comparison keeps of the [`Metrics`] of a pair.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Distance {
+    /// [`Metrics::rel_l2`].
+    pub rel_l2: f64,
+    /// [`Metrics::cosine`].
+    pub cosine: f64,
+    /// [`Metrics::max_abs`].
+    pub max_abs: f64,
+    /// [`Metrics::nan_both`].
+    pub nan_both: u64,
+}
+
+impl Distance {
+    fn of(m: &Metrics) -> Self {
+        Self {
+            rel_l2: m.rel_l2,
+            cosine: m.cosine,
+            max_abs: m.max_abs,
+            nan_both: m.nan_both,
+        }
+    }
 }
 
 impl Outcome {
@@ -65,7 +92,16 @@ impl Outcome {
         Self {
             verdict,
             reason: None,
+            distance: None,
             metrics: None,
+        }
+    }
+
+    fn within(metrics: Box<Metrics>) -> Self {
+        Self {
+            distance: Some(Distance::of(&metrics)),
+            metrics: Some(metrics),
+            ..Self::plain(Verdict::Within)
         }
     }
 
@@ -81,6 +117,7 @@ impl Outcome {
         Self {
             verdict: Verdict::Diverged,
             reason: Some(reason),
+            distance: metrics.as_deref().map(Distance::of),
             metrics,
         }
     }
@@ -89,7 +126,7 @@ impl Outcome {
     pub fn rel_l2(&self) -> Option<f64> {
         match self.verdict {
             Verdict::Identical => Some(0.0),
-            _ => self.metrics.as_ref().map(|m| m.rel_l2),
+            _ => self.distance.map(|d| d.rel_l2),
         }
     }
 }
@@ -246,11 +283,7 @@ fn judge<T: Copy + Into<f64>>(
         Reason::Gates(gates.broken(&m))
     };
     match reason {
-        Reason::Gates(broken) if broken.is_empty() => Outcome {
-            verdict: Verdict::Within,
-            reason: None,
-            metrics: Some(m),
-        },
+        Reason::Gates(broken) if broken.is_empty() => Outcome::within(m),
         reason => Outcome::diverged(reason, Some(m)),
     }
 }

@@ -210,7 +210,7 @@ pub struct Worst {
 impl Worst {
     /// The worst of these steps, by relative L2; none where no values were measured.
     pub fn of(comparison: &Comparison<'_>, steps: impl Iterator<Item = usize>) -> Option<Self> {
-        let measured = steps.filter_map(|i| comparison.outcomes[i].metrics.as_deref().map(|m| (i, m)));
+        let measured = steps.filter_map(|i| comparison.outcomes[i].distance.map(|d| (i, d)));
         // NaN never occurs in a finite sum; total_cmp keeps the order total anyway.
         let worst = measured.reduce(|a, b| {
             if b.1.rel_l2.total_cmp(&a.1.rel_l2).is_gt() {
@@ -219,11 +219,11 @@ impl Worst {
                 a
             }
         });
-        worst.map(|(i, m)| Self {
+        worst.map(|(i, d)| Self {
             key: comparison.key(i).clone(),
-            rel_l2: m.rel_l2,
-            max_abs: m.max_abs,
-            cosine: m.cosine,
+            rel_l2: d.rel_l2,
+            max_abs: d.max_abs,
+            cosine: d.cosine,
         })
     }
 }
@@ -394,7 +394,7 @@ pub(crate) fn notes(comparison: &Comparison<'_>) -> Vec<Note> {
         .outcomes
         .iter()
         .filter(|o| o.verdict == Verdict::Within);
-    let with_nan = within.filter(|o| o.metrics.as_ref().is_some_and(|m| m.nan_both > 0));
+    let with_nan = within.filter(|o| o.distance.is_some_and(|d| d.nan_both > 0));
     let with_nan = with_nan.count() as u64;
     if with_nan > 0 {
         notes.push(Note {

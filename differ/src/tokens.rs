@@ -284,9 +284,8 @@ fn position(
             reason: Some(reason @ Reason::Shapes { .. }),
             ..
         }) => Outcome {
-            verdict: Verdict::Diverged,
             reason: Some(reason),
-            metrics: None,
+            ..Outcome::plain(Verdict::Diverged)
         },
         Some(outcome) => outcome,
         None => {

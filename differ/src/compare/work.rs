@@ -185,7 +185,12 @@ impl Work<'_> {
         for i in open {
             let step = &piece.steps[i];
             match self.one(step) {
-                Ok(judged) => piece.outcomes[i] = judged,
+                Ok(judged) => {
+                    piece.outcomes[i] = Outcome {
+                        metrics: None,
+                        ..judged
+                    }
+                }
                 Err(error) => {
                     self.failed(piece.start + i, place(step), error);
                     break;
