@@ -5,6 +5,8 @@ use std::{collections::BTreeSet, path::Path, process::Command};
 /// Each crate and the crates of this workspace that it may depend on (development dependencies aside).
 const ARROWS: &[(&str, &[&str])] = &[
     ("bitnet-trace-schema", &[]),
+    ("bitnet-gguf", &[]),
+    ("bitnet-referee", &["bitnet-gguf", "bitnet-trace-schema"]),
     ("bitnet-trace", &["bitnet-trace-schema"]),
     ("bitnet-trace-ggml", &["bitnet-trace", "bitnet-trace-schema"]),
     (
@@ -13,8 +15,14 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("bitnet-trace-preload", &["bitnet-trace", "bitnet-trace-ggml"]),
     ("bitnet-trace-store", &["bitnet-trace-schema"]),
-    ("bitnet-diff", &["bitnet-trace-schema", "bitnet-trace-store"]),
-    ("bitnet-models", &["bitnet-trace", "bitnet-trace-schema"]),
+    (
+        "bitnet-diff",
+        &["bitnet-referee", "bitnet-trace-schema", "bitnet-trace-store"],
+    ),
+    (
+        "bitnet-models",
+        &["bitnet-gguf", "bitnet-trace", "bitnet-trace-schema"],
+    ),
     (
         "bitnet-cli",
         &["bitnet-models", "bitnet-trace", "bitnet-trace-schema"],

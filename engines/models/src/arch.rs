@@ -1,9 +1,9 @@
 //! What tells the architectures apart. All of them share one forward pass.
 
 use crate::error::Error;
-use crate::gguf::Gguf;
 use crate::ops::Activation;
 use crate::rope::Pairing;
+use bitnet_gguf::Gguf;
 
 /// How an architecture differs from the others; its sizes are in the file's metadata.
 #[derive(Debug, PartialEq, Eq)]

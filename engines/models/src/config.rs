@@ -1,7 +1,7 @@
 //! Hyperparameters of a decoder-only transformer, from a GGUF's metadata.
 
 use crate::error::Error;
-use crate::gguf::{Gguf, Value};
+use bitnet_gguf::{Gguf, Value};
 
 /// Sizes and constants of the network. Everything here has been checked for
 /// consistency; the weights are checked against it when they are loaded.
@@ -136,7 +136,7 @@ impl Keys<'_> {
     }
 
     fn u32_opt(&self, name: &str) -> Result<Option<u32>, Error> {
-        self.gguf.u32_opt(&self.key(name))
+        Ok(self.gguf.u32_opt(&self.key(name))?)
     }
 
     fn positive(&self, name: &str) -> Result<usize, Error> {

@@ -7,9 +7,8 @@ use bitnet_trace_schema::DType;
 
 use crate::error::Error;
 use crate::file::write_whole;
-use crate::gguf::write::{Metadata, write_gguf};
-use crate::gguf::{GgmlType, Gguf, TensorInfo};
 use crate::weights::{dtype, to_f32};
+use bitnet_gguf::{GgmlType, Gguf, Metadata, TensorInfo, write_gguf};
 
 /// `general.file_type` of a file whose weights are all F32.
 const ALL_F32: u32 = 0;

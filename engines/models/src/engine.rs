@@ -13,12 +13,12 @@ use crate::error::Error;
 #[cfg(feature = "faults")]
 use crate::fault::Fault;
 use crate::fault::Faults;
-use crate::gguf::Gguf;
 use crate::kv_cache::{KvCache, KvType};
 use crate::model::Model;
 use crate::sampler::greedy;
 use crate::taps::{RunFacts, Taps};
 use crate::tokenizer::Tokenizer;
+use bitnet_gguf::Gguf;
 
 /// What to load.
 pub struct LoadOptions {

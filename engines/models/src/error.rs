@@ -3,12 +3,13 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::gguf::GgufError;
-
 /// Why a model could not be loaded or run.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// The model file cannot be read, is damaged, or lacks metadata.
+    #[error(transparent)]
+    Gguf(#[from] bitnet_gguf::Error),
     /// The file cannot be opened.
     #[error("cannot open {}: {source}", path.display())]
     Open {
@@ -41,34 +42,6 @@ pub enum Error {
     SameFile {
         /// The file.
         path: PathBuf,
-    },
-    /// The file is damaged or no GGUF.
-    #[error("cannot load {}: {source}", path.display())]
-    Gguf {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        source: GgufError,
-    },
-    /// A metadata key that the engine needs is absent.
-    #[error("{} has no metadata key {key:?}", path.display())]
-    MissingKey {
-        /// The file.
-        path: PathBuf,
-        /// The key.
-        key: String,
-    },
-    /// A metadata key holds a value of another type.
-    #[error("metadata key {key:?} of {} is of type {found}, expected {expected}", path.display())]
-    KeyType {
-        /// The file.
-        path: PathBuf,
-        /// The key.
-        key: String,
-        /// What it must be.
-        expected: &'static str,
-        /// What it is.
-        found: &'static str,
     },
     /// A hyperparameter has a value that the architecture cannot have.
     #[error("metadata key {key:?} of {} is {value}: {reason}", path.display())]

@@ -1,6 +1,6 @@
 //! A GGUF inference engine on candle with a tracepoint at every stage.
 //!
-//! [`Gguf`] opens and checks a model file, [`Tokenizer`] gives the ids that
+//! [`Gguf`] is a model file, opened and checked, [`Tokenizer`] gives the ids that
 //! llama.cpp gives, [`Engine`] computes the forward pass of architecture `llama` or of a BitNet,
 //! and [`generate`] runs it on a prompt. With the feature `trace` every stage of the trace
 //! vocabulary, from `embeddings` to `logits`, goes to a `bitnet_trace::Recorder` for every position;
@@ -32,14 +32,13 @@
 mod activations;
 mod config;
 mod error;
-mod gguf;
 mod sampler;
 mod tokenizer;
 
 pub use activations::Activations;
+pub use bitnet_gguf::Gguf;
 pub use config::Config;
 pub use error::Error;
-pub use gguf::{Array, GgmlType, Gguf, GgufError, TensorInfo, Value};
 pub use sampler::greedy;
 pub use tokenizer::{TextStream, Tokenizer};
 

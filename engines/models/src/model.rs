@@ -6,9 +6,9 @@ use crate::activations::Activations;
 use crate::arch::Arch;
 use crate::config::Config;
 use crate::error::Error;
-use crate::gguf::Gguf;
 use crate::rope::Rope;
 use crate::weights::{Linear, Loader, Matrix};
+use bitnet_gguf::Gguf;
 
 /// One transformer block.
 pub(crate) struct Block {

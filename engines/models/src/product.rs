@@ -4,8 +4,8 @@ use candle_core::{Device, Tensor};
 
 use crate::activations::Activations;
 use crate::error::Error;
-use crate::gguf::Gguf;
 use crate::weights::Loader;
+use bitnet_gguf::Gguf;
 
 /// The product of `x` [T, columns] (row-major) with the weight matrix `weight` [rows, columns] of a file, as an engine
 /// computes it that was loaded with `activations`: [T, rows].

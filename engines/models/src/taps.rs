@@ -9,8 +9,8 @@ use bitnet_trace::{Engine, LAYER_MODEL, Pass, Recorder, Tap};
 
 use crate::activations::Activations;
 use crate::error::Error;
-use crate::gguf::Gguf;
 use crate::kv_cache::KvType;
+use bitnet_gguf::Gguf;
 
 /// This engine's name and version in a run's manifest.
 pub fn engine_info() -> Engine {

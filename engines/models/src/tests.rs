@@ -7,12 +7,11 @@ use bitnet_trace::Recorder;
 use half::f16;
 use tempfile::TempDir;
 
-use crate::gguf::write::{Metadata, write_gguf};
-use crate::gguf::{GgmlType, TensorInfo};
 use crate::{
     Activations, Engine, Error, Gguf, LoadOptions, TinyArch, TinySpec, dequantize_gguf, product,
     write_tiny_model,
 };
+use bitnet_gguf::{GgmlType, Metadata, TensorInfo, write_gguf};
 
 const IDS: [u32; 9] = [290, 303, 17, 301, 88, 250, 3, 260, 99];
 

@@ -8,8 +8,7 @@ use std::str::FromStr;
 
 use crate::error::Error;
 use crate::file::write_whole;
-use crate::gguf::write::{Metadata, write_gguf};
-use crate::gguf::{Array, TensorInfo, Value};
+use bitnet_gguf::{Array, Metadata, TensorInfo, Value, write_gguf};
 use vocabulary::{CONTROL_TOKENS, vocabulary};
 use weights::weights;
 

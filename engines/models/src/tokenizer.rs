@@ -13,7 +13,7 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::{AddedToken, PreTokenizerWrapper};
 
 use crate::error::Error;
-use crate::gguf::Gguf;
+use bitnet_gguf::Gguf;
 
 const MODEL_KEY: &str = "tokenizer.ggml.model";
 const PRE_KEY: &str = "tokenizer.ggml.pre";
@@ -66,7 +66,7 @@ impl Tokenizer {
     ///
     /// # Errors
     /// [`Error::UnknownTokenizer`] for a kind that is not built in, [`Error::BadTokenizer`] when the
-    /// vocabulary and the merges contradict each other, [`Error::MissingKey`] and [`Error::KeyType`].
+    /// vocabulary and the merges contradict each other, [`Error::Gguf`].
     pub fn from_gguf(gguf: &Gguf) -> Result<Option<Self>, Error> {
         let unknown = |key, value: &str, supported| Error::UnknownTokenizer {
             path: gguf.path().to_owned(),

@@ -10,8 +10,8 @@ use half::{bf16, f16};
 
 use crate::activations::Activations;
 use crate::error::Error;
-use crate::gguf::{Gguf, TensorInfo};
 use crate::ternary::Ternary;
+use bitnet_gguf::{Gguf, TensorInfo};
 
 /// A weight matrix [rows (outputs), columns (inputs)], quantised or plain f32.
 #[derive(Clone)]

@@ -5,7 +5,7 @@ use candle_core::{Device, Tensor};
 
 use super::{TinySpec, TinyType};
 use crate::error::Error;
-use crate::gguf::{GgmlType, TensorInfo};
+use bitnet_gguf::{GgmlType, TensorInfo};
 
 /// A tensor and its bytes.
 pub(super) type Weight = (TensorInfo, Vec<u8>);

@@ -2,12 +2,12 @@
 
 use std::io::{self, Write};
 
-use super::types::{Array, Value};
-use super::{Gguf, TensorInfo};
-use crate::error::Error;
+use crate::Error;
+use crate::types::{Array, Value};
+use crate::{Gguf, TensorInfo};
 
 /// Metadata entries as bytes.
-pub(crate) struct Metadata {
+pub struct Metadata {
     version: u32,
     count: u64,
     bytes: Vec<u8>,
@@ -16,7 +16,7 @@ pub(crate) struct Metadata {
 
 impl Metadata {
     /// Encodes entries in the given order, version 3, alignment 32.
-    pub(crate) fn encode(entries: &[(&str, Value)]) -> Self {
+    pub fn encode(entries: &[(&str, Value)]) -> Self {
         let mut bytes = Vec::new();
         for (key, value) in entries {
             put_string(&mut bytes, key);
@@ -33,7 +33,7 @@ impl Metadata {
 
     /// The very bytes of an opened file, except that `general.file_type`, which names the type
     /// of most weights, is set to `file_type`.
-    pub(crate) fn copied_from(gguf: &Gguf, file_type: u32) -> Result<Self, Error> {
+    pub fn copied_from(gguf: &Gguf, file_type: u32) -> Result<Self, Error> {
         let header = &gguf.header;
         let start = header.entries.start;
         let mut bytes = gguf.read_range(start, header.entries.end - start)?;
@@ -52,7 +52,7 @@ impl Metadata {
 
 /// Writes a whole file. The offsets in `tensors` are ignored and laid out anew; `data` is asked
 /// for each tensor's bytes in turn, so that only one is in memory.
-pub(crate) fn write_gguf<E: From<io::Error>>(
+pub fn write_gguf<E: From<io::Error>>(
     out: &mut impl Write,
     metadata: &Metadata,
     tensors: &[TensorInfo],

@@ -2,10 +2,9 @@
 
 use std::io::Cursor;
 
-use super::parse::{Failure, parse};
-use super::write::{Metadata, write_gguf};
-use super::{Array, GgmlType, GgufError, Header, TensorInfo, Value};
-use crate::error::Error;
+use crate::parse::{Failure, parse};
+use crate::write::{Metadata, write_gguf};
+use crate::{Array, Damage, GgmlType, Header, TensorInfo, Value};
 
 /// Writes headers field by field, so that each field can be wrong.
 #[derive(Default)]
@@ -53,14 +52,14 @@ impl Bytes {
         self.raw(&[0; 4096])
     }
 
-    fn parse(&self) -> Result<Header, GgufError> {
+    fn parse(&self) -> Result<Header, Damage> {
         parse(Cursor::new(&self.0), self.0.len() as u64).map_err(|failure| match failure {
             Failure::Damage(error) => error,
             Failure::Io(error) => panic!("reading memory cannot fail: {error}"),
         })
     }
 
-    fn error(&self) -> GgufError {
+    fn error(&self) -> Damage {
         self.parse().expect_err("the header is damaged")
     }
 }
@@ -113,7 +112,7 @@ fn sample() -> Vec<u8> {
     ];
     let mut out = Vec::new();
     write_gguf(&mut out, &metadata, &tensors, |index| {
-        Ok::<_, Error>(vec![index as u8 + 1; tensors[index].byte_len as usize])
+        Ok::<_, std::io::Error>(vec![index as u8 + 1; tensors[index].byte_len as usize])
     })
     .unwrap();
     out
@@ -144,9 +143,9 @@ fn every_shorter_file_is_an_error() {
     for len in 0..data_end {
         let error = Bytes(whole[..len].to_vec()).error();
         match len {
-            0 => assert_eq!(error, GgufError::Empty),
-            1..4 => assert!(matches!(error, GgufError::Magic { .. }), "{len}: {error}"),
-            _ => assert!(matches!(error, GgufError::Truncated { .. }), "{len}: {error}"),
+            0 => assert_eq!(error, Damage::Empty),
+            1..4 => assert!(matches!(error, Damage::Magic { .. }), "{len}: {error}"),
+            _ => assert!(matches!(error, Damage::Truncated { .. }), "{len}: {error}"),
         }
     }
     assert!(Bytes(whole[..data_end].to_vec()).parse().is_ok());
@@ -168,8 +167,7 @@ fn every_changed_byte_gives_a_header_or_an_error() {
 fn hostile_counts_are_refused_before_anything_is_allocated() {
     let huge = [1 << 32, 1 << 61, u64::MAX / 13, u64::MAX];
     for count in huge {
-        let truncated =
-            |bytes: Bytes| assert!(matches!(bytes.error(), GgufError::Truncated { .. }), "{count}");
+        let truncated = |bytes: Bytes| assert!(matches!(bytes.error(), Damage::Truncated { .. }), "{count}");
         truncated(Bytes::header(3, count, 0).padded());
         truncated(Bytes::header(3, 0, count).padded());
         truncated(Bytes::header(3, count, count).padded());
@@ -190,10 +188,10 @@ fn hostile_counts_are_refused_before_anything_is_allocated() {
             .padded();
         assert!(matches!(
             dims.error(),
-            GgufError::Shape { .. } | GgufError::Truncated { .. }
+            Damage::Shape { .. } | Damage::Truncated { .. }
         ));
         let offset = Bytes::header(3, 1, 0).tensor("t", &[4], 0, count & !31).padded();
-        assert!(matches!(offset.error(), GgufError::Truncated { .. }));
+        assert!(matches!(offset.error(), Damage::Truncated { .. }));
     }
 }
 
@@ -202,20 +200,20 @@ fn each_kind_of_damage_has_its_own_error() {
     let text = Bytes(b"Once upon a time".to_vec()).error();
     assert_eq!(
         text,
-        GgufError::Magic {
+        Damage::Magic {
             found: "Once".to_owned()
         }
     );
     for version in [0, 1, 4, 3 << 24] {
         assert_eq!(
             Bytes::header(version, 0, 0).padded().error(),
-            GgufError::Version { version }
+            Damage::Version { version }
         );
     }
     let not_utf8 = Bytes::header(3, 0, 1).u64(2).raw(&[0xFF, 0xFE]).padded().error();
     assert_eq!(
         not_utf8,
-        GgufError::NotUtf8 {
+        Damage::NotUtf8 {
             what: "metadata key",
             offset: 24
         }
@@ -225,11 +223,11 @@ fn each_kind_of_damage_has_its_own_error() {
         .entry("k", 2)
         .padded()
         .error();
-    assert_eq!(twice, GgufError::DuplicateKey { key: "k".to_owned() });
+    assert_eq!(twice, Damage::DuplicateKey { key: "k".to_owned() });
     let value_type = Bytes::header(3, 0, 1).text("k").u32(13).padded().error();
     assert_eq!(
         value_type,
-        GgufError::ValueType {
+        Damage::ValueType {
             key: "k".to_owned(),
             value_type: 13
         }
@@ -243,7 +241,7 @@ fn each_kind_of_damage_has_its_own_error() {
         .error();
     assert_eq!(
         element_type,
-        GgufError::ValueType {
+        Damage::ValueType {
             key: "k".to_owned(),
             value_type: 13
         }
@@ -251,7 +249,7 @@ fn each_kind_of_damage_has_its_own_error() {
     let boolean = Bytes::header(3, 0, 1).text("k").u32(7).raw(&[2]).padded().error();
     assert_eq!(
         boolean,
-        GgufError::Bool {
+        Damage::Bool {
             key: "k".to_owned(),
             value: 2
         }
@@ -263,25 +261,25 @@ fn each_kind_of_damage_has_its_own_error() {
         .u64(1)
         .padded()
         .error();
-    assert_eq!(nested, GgufError::NestedArray { key: "k".to_owned() });
+    assert_eq!(nested, Damage::NestedArray { key: "k".to_owned() });
     for alignment in [0, 3, 1 << 17] {
         let error = Bytes::header(3, 0, 1)
             .entry("general.alignment", alignment)
             .padded()
             .error();
-        assert!(matches!(error, GgufError::Alignment { .. }), "{alignment}");
+        assert!(matches!(error, Damage::Alignment { .. }), "{alignment}");
     }
     let twice = Bytes::header(3, 2, 0)
         .tensor("t", &[4], 0, 0)
         .tensor("t", &[4], 0, 32)
         .padded()
         .error();
-    assert_eq!(twice, GgufError::DuplicateTensor { name: "t".to_owned() });
+    assert_eq!(twice, Damage::DuplicateTensor { name: "t".to_owned() });
     for dims in [vec![], vec![1; 5]] {
         let error = Bytes::header(3, 1, 0).tensor("t", &dims, 0, 0).padded().error();
         assert_eq!(
             error,
-            GgufError::Dimensions {
+            Damage::Dimensions {
                 name: "t".to_owned(),
                 n_dims: dims.len() as u32
             }
@@ -291,7 +289,7 @@ fn each_kind_of_damage_has_its_own_error() {
         let error = Bytes::header(3, 1, 0).tensor("t", &dims, 0, 0).padded().error();
         assert_eq!(
             error,
-            GgufError::Shape {
+            Damage::Shape {
                 name: "t".to_owned(),
                 dims
             }
@@ -300,7 +298,7 @@ fn each_kind_of_damage_has_its_own_error() {
     let unknown = Bytes::header(3, 1, 0).tensor("t", &[4], 999, 0).padded().error();
     assert_eq!(
         unknown,
-        GgufError::TensorType {
+        Damage::TensorType {
             name: "t".to_owned(),
             id: 999
         }
@@ -308,7 +306,7 @@ fn each_kind_of_damage_has_its_own_error() {
     let block = Bytes::header(3, 1, 0).tensor("t", &[33], 3, 0).padded().error();
     assert_eq!(
         block,
-        GgufError::Block {
+        Damage::Block {
             name: "t".to_owned(),
             row: 33,
             type_name: "Q4_1",
@@ -318,7 +316,7 @@ fn each_kind_of_damage_has_its_own_error() {
     let offset = Bytes::header(3, 1, 0).tensor("t", &[4], 0, 8).padded().error();
     assert_eq!(
         offset,
-        GgufError::Misaligned {
+        Damage::Misaligned {
             name: "t".to_owned(),
             offset: 8,
             alignment: 32
@@ -341,7 +339,7 @@ fn an_i2_s_tensor_is_a_quarter_of_a_byte_an_element_and_32_bytes_more() {
     assert!(
         matches!(
             truncated,
-            GgufError::Truncated {
+            Damage::Truncated {
                 needed: 128,
                 available: 127,
                 ..
@@ -358,7 +356,7 @@ fn an_i2_s_tensor_is_a_quarter_of_a_byte_an_element_and_32_bytes_more() {
     assert!(
         matches!(
             partial,
-            GgufError::Block {
+            Damage::Block {
                 row: 192,
                 block: 128,
                 ..

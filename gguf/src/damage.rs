@@ -3,7 +3,7 @@
 /// Why a file is not a usable GGUF. One variant for each kind of damage.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum GgufError {
+pub enum Damage {
     /// The path is a directory, a pipe or a device.
     #[error("it is not a regular file")]
     NotAFile,

@@ -63,7 +63,7 @@ pub enum Array {
 
 impl Value {
     /// The number of the type in the file.
-    pub(super) fn type_id(&self) -> u32 {
+    pub(crate) fn type_id(&self) -> u32 {
         match self {
             Self::U8(_) => 0,
             Self::I8(_) => 1,
@@ -101,7 +101,7 @@ impl Value {
     }
 
     /// Any integer that is not negative.
-    pub(super) fn as_u64(&self) -> Option<u64> {
+    pub(crate) fn as_u64(&self) -> Option<u64> {
         match *self {
             Self::U8(v) => Some(v.into()),
             Self::U16(v) => Some(v.into()),

@@ -5,10 +5,10 @@
 use std::collections::BTreeMap;
 use std::io::Read;
 
-use super::error::GgufError;
-use super::types::{Array, GgmlType, Value};
-use super::{Header, TensorInfo};
-use crate::error::Error;
+use crate::Error;
+use crate::damage::Damage;
+use crate::types::{Array, GgmlType, Value};
+use crate::{Header, TensorInfo};
 
 /// The smallest metadata entry: key length, value type, one byte of value.
 const MIN_ENTRY: u64 = 8 + 4 + 1;
@@ -19,15 +19,15 @@ const DEFAULT_ALIGNMENT: u64 = 32;
 const MAX_ALIGNMENT: u32 = 1 << 16;
 
 /// What can end a parse: damage, or the system failing to read.
-pub(super) enum Failure {
-    Damage(GgufError),
+pub(crate) enum Failure {
+    Damage(Damage),
     Io(std::io::Error),
 }
 
 impl Failure {
-    pub(super) fn at(self, path: &std::path::Path) -> Error {
+    pub(crate) fn at(self, path: &std::path::Path) -> Error {
         match self {
-            Self::Damage(source) => Error::Gguf {
+            Self::Damage(source) => Error::Damaged {
                 path: path.to_owned(),
                 source,
             },
@@ -39,8 +39,8 @@ impl Failure {
     }
 }
 
-impl From<GgufError> for Failure {
-    fn from(error: GgufError) -> Self {
+impl From<Damage> for Failure {
+    fn from(error: Damage) -> Self {
         Self::Damage(error)
     }
 }
@@ -65,7 +65,7 @@ impl<R: Read> Cursor<R> {
             return Ok(());
         }
         let (offset, available) = (self.offset, self.left());
-        Err(GgufError::Truncated {
+        Err(Damage::Truncated {
             what: what(),
             offset,
             needed,
@@ -107,29 +107,29 @@ impl<R: Read> Cursor<R> {
     fn name(&mut self, what: &'static str) -> Result<String> {
         let offset = self.offset;
         let bytes = self.string(&|| what.to_owned())?;
-        String::from_utf8(bytes).map_err(|_| GgufError::NotUtf8 { what, offset }.into())
+        String::from_utf8(bytes).map_err(|_| Damage::NotUtf8 { what, offset }.into())
     }
 }
 
-pub(super) fn parse(reader: impl Read, len: u64) -> Result<Header> {
+pub(crate) fn parse(reader: impl Read, len: u64) -> Result<Header> {
     let mut cursor = Cursor {
         reader,
         offset: 0,
         len,
     };
     if len == 0 {
-        return Err(GgufError::Empty.into());
+        return Err(Damage::Empty.into());
     }
     let start = cursor.bytes(len.min(4), &|| "the magic".to_owned())?;
     if start != b"GGUF" {
-        return Err(GgufError::Magic {
+        return Err(Damage::Magic {
             found: String::from_utf8_lossy(&start).into_owned(),
         }
         .into());
     }
     let version = cursor.u32(&|| "the version".to_owned())?;
     if !(2..=3).contains(&version) {
-        return Err(GgufError::Version { version }.into());
+        return Err(Damage::Version { version }.into());
     }
     let tensor_count = cursor.u64(&|| "the tensor count".to_owned())?;
     let entry_count = cursor.u64(&|| "the metadata count".to_owned())?;
@@ -152,7 +152,7 @@ pub(super) fn parse(reader: impl Read, len: u64) -> Result<Header> {
         }
         let value = read_value(&mut cursor, &key, value_type)?;
         if metadata.contains_key(&key) {
-            return Err(GgufError::DuplicateKey { key }.into());
+            return Err(Damage::DuplicateKey { key }.into());
         }
         metadata.insert(key, value);
     }
@@ -164,7 +164,7 @@ pub(super) fn parse(reader: impl Read, len: u64) -> Result<Header> {
     for _ in 0..tensor_count {
         let tensor = read_tensor_info(&mut cursor, alignment)?;
         if index.insert(tensor.name.clone(), tensors.len()).is_some() {
-            return Err(GgufError::DuplicateTensor { name: tensor.name }.into());
+            return Err(Damage::DuplicateTensor { name: tensor.name }.into());
         }
         tensors.push(tensor);
     }
@@ -172,7 +172,7 @@ pub(super) fn parse(reader: impl Read, len: u64) -> Result<Header> {
     for tensor in &tensors {
         let available = len.saturating_sub(data_offset).saturating_sub(tensor.offset);
         if tensor.byte_len > available {
-            return Err(GgufError::Truncated {
+            return Err(Damage::Truncated {
                 what: format!("tensor {:?}", tensor.name),
                 offset: data_offset.saturating_add(tensor.offset),
                 needed: tensor.byte_len,
@@ -200,7 +200,7 @@ fn alignment(metadata: &BTreeMap<String, Value>) -> Result<u64> {
         Some(Value::U32(value)) if value.is_power_of_two() && *value <= MAX_ALIGNMENT => {
             Ok(u64::from(*value))
         }
-        Some(other) => Err(GgufError::Alignment {
+        Some(other) => Err(Damage::Alignment {
             found: format!("{other:?}"),
         }
         .into()),
@@ -224,7 +224,7 @@ fn read_value<R: Read>(cursor: &mut Cursor<R>, key: &str, value_type: u32) -> Re
         11 => Value::I64(i64::from_le_bytes(cursor.array(&what)?)),
         12 => Value::F64(f64::from_le_bytes(cursor.array(&what)?)),
         _ => {
-            return Err(GgufError::ValueType {
+            return Err(Damage::ValueType {
                 key: key.to_owned(),
                 value_type,
             }
@@ -237,7 +237,7 @@ fn to_bool(key: &str, value: u8) -> Result<bool> {
     match value {
         0 => Ok(false),
         1 => Ok(true),
-        value => Err(GgufError::Bool {
+        value => Err(Damage::Bool {
             key: key.to_owned(),
             value,
         }
@@ -258,7 +258,7 @@ fn read_array<R: Read>(cursor: &mut Cursor<R>, key: &str) -> Result<Array> {
             }
             return Ok(Array::String(strings));
         }
-        9 => return Err(GgufError::NestedArray { key: key.to_owned() }.into()),
+        9 => return Err(Damage::NestedArray { key: key.to_owned() }.into()),
         _ => {}
     }
     let width: u64 = match value_type {
@@ -267,7 +267,7 @@ fn read_array<R: Read>(cursor: &mut Cursor<R>, key: &str) -> Result<Array> {
         4..=6 => 4,
         10..=12 => 8,
         _ => {
-            return Err(GgufError::ValueType {
+            return Err(Damage::ValueType {
                 key: key.to_owned(),
                 value_type,
             }
@@ -305,7 +305,7 @@ fn read_tensor_info<R: Read>(cursor: &mut Cursor<R>, alignment: u64) -> Result<T
     let what = || format!("the entry of tensor {name:?}");
     let n_dims = cursor.u32(&what)?;
     if !(1..=4).contains(&n_dims) {
-        return Err(GgufError::Dimensions { name, n_dims }.into());
+        return Err(Damage::Dimensions { name, n_dims }.into());
     }
     let mut dims = Vec::new();
     for _ in 0..n_dims {
@@ -314,11 +314,11 @@ fn read_tensor_info<R: Read>(cursor: &mut Cursor<R>, alignment: u64) -> Result<T
     let id = cursor.u32(&what)?;
     let offset = cursor.u64(&what)?;
     let Some(ggml_type) = GgmlType::from_id(id) else {
-        return Err(GgufError::TensorType { name, id }.into());
+        return Err(Damage::TensorType { name, id }.into());
     };
     let (row, block) = (dims[0], ggml_type.block_size());
     if !row.is_multiple_of(block) {
-        return Err(GgufError::Block {
+        return Err(Damage::Block {
             name,
             row,
             type_name: ggml_type.name(),
@@ -335,10 +335,10 @@ fn read_tensor_info<R: Read>(cursor: &mut Cursor<R>, alignment: u64) -> Result<T
         .and_then(|n| ggml_type.byte_size(n))
         .filter(|&n| n < 1 << 62);
     let Some(byte_len) = byte_len else {
-        return Err(GgufError::Shape { name, dims }.into());
+        return Err(Damage::Shape { name, dims }.into());
     };
     if !offset.is_multiple_of(alignment) {
-        return Err(GgufError::Misaligned {
+        return Err(Damage::Misaligned {
             name,
             offset,
             alignment,

@@ -1,26 +1,31 @@
-//! GGUF files: opening, checking, metadata, tensor bytes.
+//! GGUF files: opening, checking, metadata, tensor bytes, writing.
 //!
-//! The header is read by this crate and not by candle's reader because it must
-//! keep the file's order, the exact metadata bytes (a converted copy carries
-//! them unchanged) and tensor types that candle does not have.
+//! [`Gguf::open`] reads the header and believes nothing in it: every length is compared with the file before
+//! anything follows it. It keeps the file's order and its exact metadata bytes (a converted copy carries them
+//! unchanged), and knows bitnet.cpp's `I2_S` beside ggml's tensor types. What the elements of a packed type are, is
+//! none of its business.
 
+#![forbid(unsafe_code)]
+
+mod damage;
 mod error;
 mod parse;
 #[cfg(test)]
 mod tests;
 mod types;
-pub(crate) mod write;
+mod write;
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::io::{BufReader, ErrorKind};
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-pub use error::GgufError;
+pub use damage::Damage;
+pub use error::Error;
 pub use types::{Array, GgmlType, Value};
-
-use crate::error::Error;
+pub use write::{Metadata, write_gguf};
 
 /// One tensor of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,9 +82,9 @@ impl Gguf {
             source,
         })?;
         if !stat.is_file() {
-            return Err(Error::Gguf {
+            return Err(Error::Damaged {
                 path: path.to_owned(),
-                source: GgufError::NotAFile,
+                source: Damage::NotAFile,
             });
         }
         let header = parse::parse(BufReader::with_capacity(1 << 16, &file), stat.len());
@@ -126,11 +131,25 @@ impl Gguf {
         self.read_range(self.header.data_offset + tensor.offset, tensor.byte_len)
     }
 
+    /// Reads `len` of a tensor's bytes from byte `from` on.
+    ///
+    /// # Errors
+    /// [`Error::Read`] when the system fails, or where the tensor has not so many.
+    pub fn read_part(&self, tensor: &TensorInfo, from: u64, len: u64) -> Result<Vec<u8>, Error> {
+        if from.checked_add(len).is_none_or(|end| end > tensor.byte_len) {
+            return Err(Error::Read {
+                path: self.path.clone(),
+                source: ErrorKind::UnexpectedEof.into(),
+            });
+        }
+        self.read_range(self.header.data_offset + tensor.offset + from, len)
+    }
+
     fn read_range(&self, start: u64, len: u64) -> Result<Vec<u8>, Error> {
         let mut bytes = vec![0; len as usize];
-        let mut file = &self.file;
-        file.seek(SeekFrom::Start(start))
-            .and_then(|_| file.read_exact(&mut bytes))
+        // At an offset, so that threads can read at once.
+        self.file
+            .read_exact_at(&mut bytes, start)
             .map_err(|source| Error::Read {
                 path: self.path.clone(),
                 source,

@@ -1,0 +1,99 @@
+//! The formulas, in f64, on one token's row.
+
+use crate::spec::{Activation, Angles, Pairing};
+use half::f16;
+
+/// RMSNorm (Zhang and Sennrich 2019) of each group of `weight.len()` elements: `x / √(mean(x²) + eps) · weight`.
+pub(crate) fn rms_norm(x: &[f64], weight: &[f64], eps: f64) -> Vec<f64> {
+    let mut out = Vec::with_capacity(x.len());
+    for group in x.chunks(weight.len().max(1)) {
+        let mean = group.iter().map(|x| x * x).sum::<f64>() / group.len() as f64;
+        let factor = 1.0 / (mean + eps).sqrt();
+        out.extend(group.iter().zip(weight).map(|(x, w)| x * factor * w));
+    }
+    out
+}
+
+/// How RoPE turns the pairs of a head.
+pub(crate) struct Turn<'a> {
+    pub(crate) pairing: Pairing,
+    pub(crate) n_rot: usize,
+    pub(crate) angles: Angles,
+    /// Divisors of each pair's angle.
+    pub(crate) factors: Option<&'a [f64]>,
+}
+
+impl Turn<'_> {
+    /// RoPE (Su et al. 2021) of every head of `x` at `position`; elements beyond the turned ones stay.
+    pub(crate) fn apply(&self, x: &[f64], head_dim: usize, position: f64) -> Vec<f64> {
+        let mut out = x.to_vec();
+        let pairs = self.n_rot / 2;
+        for pair in 0..pairs {
+            let frequency = self.angles.base.powf(-2.0 * pair as f64 / self.n_rot as f64);
+            let divisor = self.factors.map_or(1.0, |factors| factors[pair]);
+            let (sin, cos) = (position * self.angles.scale * frequency / divisor).sin_cos();
+            let (first, second) = match self.pairing {
+                Pairing::Interleaved => (2 * pair, 2 * pair + 1),
+                Pairing::Halves => (pair, pair + pairs),
+            };
+            for head in out.chunks_mut(head_dim) {
+                let (a, b) = (head[first], head[second]);
+                head[first] = a * cos - b * sin;
+                head[second] = a * sin + b * cos;
+            }
+        }
+        out
+    }
+}
+
+/// Softmax of `cap(scores) · scale` over the keys from `first` on; the others get 0.
+pub(crate) fn softmax(scores: &[f64], scale: f64, cap: Option<f64>, first: usize) -> Vec<f64> {
+    let logits: Vec<f64> = scores.iter().map(|&x| capped(x * scale, cap)).collect();
+    let seen = &logits[first.min(logits.len())..];
+    let max = seen.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let sum: f64 = seen.iter().map(|x| (x - max).exp()).sum();
+    let weight = |(key, x): (usize, &f64)| if key < first { 0.0 } else { (x - max).exp() / sum };
+    logits.iter().enumerate().map(weight).collect()
+}
+
+/// `cap · tanh(x / cap)`, or `x`.
+pub(crate) fn capped(x: f64, cap: Option<f64>) -> f64 {
+    cap.map_or(x, |cap| cap * (x / cap).tanh())
+}
+
+/// How an engine computes GELU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Gelu {
+    /// As the formula says.
+    Exact,
+    /// By ggml's table, which has an f16 result for every f16 argument between -10 and 10.
+    F16Table,
+}
+
+impl Activation {
+    /// `act(gate) · up`.
+    pub(crate) fn gated(self, gate: f64, up: f64, gelu: Gelu) -> f64 {
+        up * match self {
+            Self::Silu => gate / (1.0 + (-gate).exp()),
+            Self::SquaredRelu => gate.max(0.0).powi(2),
+            Self::Gelu if gelu == Gelu::F16Table => gelu_by_table(gate as f32),
+            Self::Gelu => {
+                let inner = (2.0 / std::f64::consts::PI).sqrt() * gate * (1.0 + 0.044_715 * gate * gate);
+                0.5 * gate * (1.0 + inner.tanh())
+            }
+        }
+    }
+}
+
+/// ggml's `ggml_vec_gelu_f32` with `GGML_GELU_FP16`, in f32 as its table is made.
+fn gelu_by_table(x: f32) -> f64 {
+    if x <= -10.0 {
+        return 0.0;
+    }
+    if x >= 10.0 {
+        return x.into();
+    }
+    let x = f16::from_f32(x).to_f32();
+    let inner = 0.797_884_6_f32 * x * (1.0 + 0.044715 * x * x);
+    f16::from_f32(0.5 * x * (1.0 + inner.tanh())).into()
+}

@@ -1,0 +1,226 @@
+//! Which way an engine rounds: each that is known is tried on a few rows of a few products.
+
+use crate::exact::Work;
+use crate::expected;
+use crate::formula::{Formula, formula};
+use crate::math::Gelu;
+use crate::product::product;
+use crate::rounding::{Rounded, Rounding};
+use crate::spec::Activation;
+use crate::weights::Matrix;
+use crate::{Arithmetic, Recorded, Referee, Refusal, Token};
+use bitnet_trace_schema::DType;
+use std::collections::BTreeMap;
+
+/// Tokens of each stage that are tried.
+const TOKENS: usize = 4;
+/// Rows of each weight matrix that are tried.
+const ROWS: usize = 192;
+/// Stages of each weight dtype that are tried.
+const STAGES: usize = 12;
+
+/// A way of rounding, and how well it agreed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Tried {
+    /// The way.
+    pub rounding: Rounding,
+    /// The median of the relative L2 distances of those stages that were tried.
+    pub rel_l2: f64,
+}
+
+impl Tried {
+    /// How far from the exact result a right engine may be: where no known way fits, ten times what was measured.
+    pub fn expected(&self) -> f64 {
+        let known = expected::of(self.rounding);
+        match self.is_known() {
+            true => known,
+            false => 10.0 * self.rel_l2,
+        }
+    }
+
+    /// Whether the engine's results are explained by this way. Between that and what rounding to 8 bits can do, an
+    /// engine rounds in a way that is not known; beyond, it is wrong.
+    pub fn is_known(&self) -> bool {
+        self.rel_l2 <= expected::of(self.rounding) || self.rel_l2 > 0.03
+    }
+}
+
+impl Referee {
+    /// Finds out how an engine rounds, from records of `tokens`.
+    pub fn try_roundings(&self, tokens: &[Token], recorded: &dyn Recorded, cache: DType) -> Arithmetic {
+        let mut arithmetic = Arithmetic::exact(cache);
+        arithmetic.products = self.try_products(tokens, recorded, &arithmetic);
+        let best = |stage: &str, ways: Vec<Arithmetic>| {
+            let mut best = None;
+            for way in ways {
+                let mut errors = Vec::new();
+                for layer in spread(self.spec.n_layer, 4) {
+                    errors.extend(self.errors(stage, layer as i32, tokens, recorded, &way));
+                }
+                let error = median(errors).unwrap_or(f64::INFINITY);
+                if best.as_ref().is_none_or(|(least, _)| error < *least) {
+                    best = Some((error, way));
+                }
+            }
+            best.map(|(_, way)| way)
+        };
+        let ways = |base: &Arithmetic| {
+            let candidates = Rounding::candidates(cache).into_iter();
+            let way = |attention| Arithmetic {
+                attention,
+                ..base.clone()
+            };
+            candidates.map(way).collect()
+        };
+        arithmetic = best("attn_scores", ways(&arithmetic)).unwrap_or(arithmetic);
+        if self.spec.activation == Activation::Gelu {
+            let ways = [Gelu::Exact, Gelu::F16Table].map(|gelu| Arithmetic {
+                gelu,
+                ..arithmetic.clone()
+            });
+            arithmetic = best("ffn_act", ways.into()).unwrap_or(arithmetic);
+        }
+        arithmetic
+    }
+
+    /// Local errors of a stage at a few of the tokens.
+    fn errors(
+        &self,
+        stage: &str,
+        layer: i32,
+        tokens: &[Token],
+        recorded: &dyn Recorded,
+        arithmetic: &Arithmetic,
+    ) -> Vec<f64> {
+        let tokens: Vec<Token> = tokens
+            .iter()
+            .filter(|&&token| recorded.row(stage, layer, token).is_some())
+            .copied()
+            .collect();
+        let tokens: Vec<Token> = spread(tokens.len(), TOKENS).map(|i| tokens[i]).collect();
+        let Ok(rows) = self.exact(stage, layer, &tokens, recorded, arithmetic) else {
+            return Vec::new();
+        };
+        let pairs = rows.into_iter().zip(&tokens);
+        pairs
+            .filter_map(|(exact, &token)| rel_l2(&recorded.row(stage, layer, token)?, &exact.ok()?))
+            .collect()
+    }
+
+    fn try_products(
+        &self,
+        tokens: &[Token],
+        recorded: &dyn Recorded,
+        arithmetic: &Arithmetic,
+    ) -> BTreeMap<DType, Tried> {
+        let mut stages: BTreeMap<DType, Vec<(i32, &str)>> = BTreeMap::new();
+        for (layer, stage) in self.stages() {
+            let weights = self.expected(stage, layer, 0, arithmetic).and_then(|e| e.weights);
+            if let Some(dtype) = weights {
+                stages.entry(dtype).or_default().push((layer, stage));
+            }
+        }
+        let work = Work {
+            referee: self,
+            recorded,
+            arithmetic,
+        };
+        let mut tried = BTreeMap::new();
+        for (dtype, stages) in stages {
+            let mut errors: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
+            let candidates = Rounding::candidates(dtype);
+            for at in spread(stages.len(), STAGES) {
+                let (layer, stage) = stages[at];
+                let Ok(sample) = work.sample(stage, layer, tokens) else {
+                    continue;
+                };
+                for (i, candidate) in candidates.iter().enumerate() {
+                    let found = sample.errors(*candidate).unwrap_or_default();
+                    errors.entry(i).or_default().extend(found);
+                }
+            }
+            let medians = errors
+                .into_iter()
+                .filter_map(|(i, errors)| Some((i, median(errors)?)));
+            let best = medians.min_by(|a, b| a.1.total_cmp(&b.1));
+            if let Some((i, rel_l2)) = best {
+                let rounding = candidates[i];
+                tried.insert(dtype, Tried { rounding, rel_l2 });
+            }
+        }
+        tried
+    }
+}
+
+/// A few rows of a product, as recorded and as inputs.
+struct Sample {
+    matrix: Matrix,
+    rows: Vec<usize>,
+    /// Inputs, and of the recorded outputs those of `rows`.
+    tokens: Vec<(Vec<f64>, Vec<f64>)>,
+}
+
+impl Work<'_> {
+    fn sample(&self, stage: &str, layer: i32, tokens: &[Token]) -> Result<Sample, Refusal> {
+        let none = || Refusal::NotRecorded(stage.to_owned());
+        let formula = formula(&self.referee.spec, &self.referee.gguf, stage, layer)?;
+        let Formula::Product { of, stem, scaled, .. } = formula else {
+            return Err(none());
+        };
+        // Where something else is done to the product, only rounding is not to be seen.
+        let more = |part: &str| scaled && self.referee.gguf.tensor(&format!("{stem}.{part}")).is_some();
+        if more("scale") || more("bias") {
+            return Err(none());
+        }
+        let outputs: Vec<(Token, Vec<f64>)> = tokens
+            .iter()
+            .filter_map(|&token| Some((token, self.recorded.row(stage, layer, token)?)))
+            .collect();
+        let outputs: Vec<_> = spread(outputs.len(), TOKENS).map(|i| &outputs[i]).collect();
+        let at: Vec<Token> = outputs.iter().map(|(token, _)| *token).collect();
+        let inputs = self.inputs(of, &at);
+        let columns = inputs.iter().flatten().map(Vec::len).next().ok_or_else(none)?;
+        let matrix = Matrix::read(&self.referee.gguf, &format!("{stem}.weight"), columns)?;
+        let rows: Vec<usize> = spread(matrix.rows, ROWS).collect();
+        let pairs = inputs.into_iter().zip(outputs);
+        let tokens = pairs.filter_map(|(input, (_, output))| {
+            let output = rows.iter().map(|&row| output.get(row).copied());
+            Some((input.ok()?, output.collect::<Option<_>>()?))
+        });
+        Ok(Sample {
+            tokens: tokens.collect(),
+            matrix,
+            rows,
+        })
+    }
+}
+
+impl Sample {
+    fn errors(&self, rounding: Rounding) -> Result<Vec<f64>, Refusal> {
+        let rounded: Vec<Rounded> = self.tokens.iter().map(|(x, _)| rounding.round(x)).collect();
+        let exact = product(&self.matrix, &self.rows, &rounded)?;
+        let pairs = self.tokens.iter().zip(&exact);
+        Ok(pairs.filter_map(|((_, y), exact)| rel_l2(y, exact)).collect())
+    }
+}
+
+/// At most `most` of `0..count`, from the first to the last.
+fn spread(count: usize, most: usize) -> impl Iterator<Item = usize> {
+    let take = count.min(most);
+    (0..take).map(move |i| i * (count - 1) / (take.max(2) - 1))
+}
+
+/// ‖found − exact‖ / ‖exact‖; none of nothing, or where it is no number.
+fn rel_l2(found: &[f64], exact: &[f64]) -> Option<f64> {
+    let (mut apart, mut size) = (0.0, 0.0);
+    for (found, exact) in found.iter().zip(exact) {
+        apart += (found - exact).powi(2);
+        size += exact * exact;
+    }
+    Some((apart / size).sqrt()).filter(|x| x.is_finite())
+}
+
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
+}
