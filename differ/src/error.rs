@@ -52,6 +52,22 @@ pub enum Error {
         /// How.
         message: String,
     },
+    /// The model file cannot be refereed.
+    #[error(transparent)]
+    Referee(#[from] bitnet_referee::Error),
+    /// The model file is not the one that a run was recorded with.
+    #[error(
+        "{} is not the model of the run {run}: its blake3 differs from that of {recorded}, with which it was recorded; give that file with --model",
+        path.display()
+    )]
+    OtherModel {
+        /// The run.
+        run: String,
+        /// The path of its model when it was recorded.
+        recorded: String,
+        /// The file that was given.
+        path: PathBuf,
+    },
     /// A run lacks records that its engine offered.
     #[error(
         "the run {run} is incomplete: {}; a fault may hide in what is missing. Record it again, or pass --allow-incomplete to compare what is there",
@@ -156,6 +172,8 @@ impl Error {
             Self::Mapping(_) => "mapping",
             Self::Io { .. } => "io",
             Self::Program { .. } => "program",
+            Self::Referee(_) => "referee",
+            Self::OtherModel { .. } => "other_model",
             Self::Incomplete { .. } => "incomplete",
             Self::TokenIds { .. } => "token_ids",
             Self::NoRecords { .. } => "no_records",

@@ -54,6 +54,7 @@ pub mod ids;
 pub mod importing;
 pub mod inputs;
 pub mod judge;
+pub mod local;
 pub mod logits;
 pub mod mapping;
 pub mod metrics;

@@ -217,7 +217,7 @@ impl Work<'_> {
         let keys = self.cached(k, keys);
         let (dim, group) = (spec.head_dim, spec.n_head / spec.n_head_kv);
         self.each(q, tokens, |q, token| {
-            let q = self.arithmetic.attention.round(q).values;
+            let q = self.arithmetic.attention.rounding.round(q).values;
             let seen: Vec<&[f64]> = Self::history(token, token.seq.max(0) as usize)
                 .map(|at| keys[&at].as_deref().map_err(Clone::clone))
                 .collect::<Result<_, _>>()?;
@@ -249,7 +249,7 @@ impl Work<'_> {
         let row = |(token, row): (&Token, Row)| {
             let row = row?;
             let keys = row.len() / spec.n_head;
-            let weights = self.arithmetic.attention.round_rows(&row, keys);
+            let weights = self.arithmetic.attention.rounding.round_rows(&row, keys);
             let mut out = vec![0.0; spec.n_head * dim];
             for (head, out) in out.chunks_mut(dim).enumerate() {
                 let from = head / group * dim;

@@ -17,8 +17,10 @@ pub struct Expected {
 const ELEMENTWISE: f64 = 2e-6;
 /// Of products in f32.
 const PRODUCT: f64 = 5e-6;
-/// Of products whose activations are rounded to 8 bits in a way that is known.
-const QUANTIZED: f64 = 1e-3;
+/// Of products whose activations are rounded in a way that explains them to the last bits.
+const ROUNDED: f64 = 1e-4;
+/// Of products whose activations are rounded in a way that is known but for some ties.
+const NEARLY: f64 = 1e-3;
 /// For every position, what RoPE's angles in f32 may be off: they grow with it, and the distance between neighbouring
 /// f32 with them.
 const PER_POSITION: f64 = 6e-8;
@@ -43,17 +45,20 @@ impl Referee {
                     weights: Some(dtype),
                 }
             }
-            Formula::Scores { .. } | Formula::Context { .. } => elementwise(of(arithmetic.attention)),
+            Formula::Scores { .. } | Formula::Context { .. } => {
+                elementwise(of(arithmetic.attention.rounding, arithmetic.attention.rel_l2))
+            }
             Formula::Rotate { .. } => elementwise(ELEMENTWISE.max(PER_POSITION * seq as f64)),
             _ => elementwise(ELEMENTWISE),
         })
     }
 }
 
-/// Of a product with this rounding of its activations.
-pub(crate) fn of(rounding: Rounding) -> f64 {
+/// Of a product with this rounding of its activations, which came so near where it was tried.
+pub(crate) fn of(rounding: Rounding, rel_l2: f64) -> f64 {
     match rounding {
         Rounding::None => PRODUCT,
-        _ => QUANTIZED,
+        _ if rel_l2 <= ROUNDED / 10.0 => ROUNDED,
+        _ => NEARLY,
     }
 }

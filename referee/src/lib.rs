@@ -62,7 +62,7 @@ pub struct Arithmetic {
     /// Element type of the KV cache.
     pub cache: DType,
     /// What happens to queries and probabilities before products with the cache.
-    pub attention: Rounding,
+    pub attention: Tried,
     /// How GELU is computed.
     pub gelu: Gelu,
 }
@@ -73,7 +73,7 @@ impl Arithmetic {
         Self {
             products: BTreeMap::new(),
             cache,
-            attention: Rounding::None,
+            attention: Tried::NONE,
             gelu: Gelu::Exact,
         }
     }

@@ -29,9 +29,15 @@ pub struct Tried {
 }
 
 impl Tried {
+    /// Nothing is rounded.
+    pub const NONE: Self = Self {
+        rounding: Rounding::None,
+        rel_l2: 0.0,
+    };
+
     /// How far from the exact result a right engine may be: where no known way fits, ten times what was measured.
     pub fn expected(&self) -> f64 {
-        let known = expected::of(self.rounding);
+        let known = expected::of(self.rounding, self.rel_l2);
         match self.is_known() {
             true => known,
             false => 10.0 * self.rel_l2,
@@ -41,7 +47,7 @@ impl Tried {
     /// Whether the engine's results are explained by this way. Between that and what rounding to 8 bits can do, an
     /// engine rounds in a way that is not known; beyond, it is wrong.
     pub fn is_known(&self) -> bool {
-        self.rel_l2 <= expected::of(self.rounding) || self.rel_l2 > 0.03
+        self.rel_l2 <= expected::of(self.rounding, self.rel_l2) || self.rel_l2 > 0.03
     }
 }
 
@@ -50,7 +56,7 @@ impl Referee {
     pub fn try_roundings(&self, tokens: &[Token], recorded: &dyn Recorded, cache: DType) -> Arithmetic {
         let mut arithmetic = Arithmetic::exact(cache);
         arithmetic.products = self.try_products(tokens, recorded, &arithmetic);
-        let best = |stage: &str, ways: Vec<Arithmetic>| {
+        let best = |stage: &str, ways: Vec<Arithmetic>| -> Option<(f64, Arithmetic)> {
             let mut best = None;
             for way in ways {
                 let mut errors = Vec::new();
@@ -62,23 +68,31 @@ impl Referee {
                     best = Some((error, way));
                 }
             }
-            best.map(|(_, way)| way)
+            best.filter(|(error, _)| error.is_finite())
         };
         let ways = |base: &Arithmetic| {
             let candidates = Rounding::candidates(cache).into_iter();
-            let way = |attention| Arithmetic {
-                attention,
+            let way = |rounding| Arithmetic {
+                attention: Tried {
+                    rounding,
+                    rel_l2: 0.0,
+                },
                 ..base.clone()
             };
             candidates.map(way).collect()
         };
-        arithmetic = best("attn_scores", ways(&arithmetic)).unwrap_or(arithmetic);
+        if let Some((rel_l2, found)) = best("attn_scores", ways(&arithmetic)) {
+            let rounding = found.attention.rounding;
+            arithmetic.attention = Tried { rounding, rel_l2 };
+        }
         if self.spec.activation == Activation::Gelu {
             let ways = [Gelu::Exact, Gelu::F16Table].map(|gelu| Arithmetic {
                 gelu,
                 ..arithmetic.clone()
             });
-            arithmetic = best("ffn_act", ways.into()).unwrap_or(arithmetic);
+            if let Some((_, found)) = best("ffn_act", ways.into()) {
+                arithmetic = found;
+            }
         }
         arithmetic
     }

@@ -134,6 +134,33 @@ impl JudgeArgs {
     }
 }
 
+/// What tensors are called.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Naming {
+    /// TOML file with stages and aliases of your own
+    #[arg(long, value_name = "FILE", help_heading = None)]
+    stages: Option<PathBuf>,
+    /// TOML file that gives the tensors of either run stages, layers and layouts, such as `align` writes
+    #[arg(long, value_name = "FILE", help_heading = None)]
+    mapping: Option<PathBuf>,
+}
+
+impl Naming {
+    /// The vocabulary.
+    pub fn graph(&self) -> Result<StageGraph, Failure> {
+        graph(self.stages.as_deref())
+    }
+
+    /// The mapping, where there is one.
+    pub fn mapping(&self) -> Result<Option<Mapping>, Failure> {
+        let Some(file) = &self.mapping else {
+            return Ok(None);
+        };
+        let mapping = Mapping::from_toml(&read(file)?, &name_of(file)).map_err(Error::from)?;
+        Ok(Some(mapping))
+    }
+}
+
 /// How two runs are compared.
 #[derive(Debug, Clone, Args)]
 pub struct CompareArgs {
@@ -147,12 +174,8 @@ pub struct CompareArgs {
     /// Accept runs that are incomplete, and records that cannot be compared
     #[arg(long, help_heading = "Tolerance")]
     allow_incomplete: bool,
-    /// TOML file with stages and aliases of your own
-    #[arg(long, value_name = "FILE", help_heading = None)]
-    stages: Option<PathBuf>,
-    /// TOML file that gives the tensors of either run stages, layers and layouts, such as `align` writes
-    #[arg(long, value_name = "FILE", help_heading = None)]
-    mapping: Option<PathBuf>,
+    #[command(flatten)]
+    naming: Naming,
     /// What to call the two sides
     #[arg(long, value_name = "LEFT,RIGHT", value_parser = labels, help_heading = None)]
     pub labels: Option<(String, String)>,
@@ -178,16 +201,12 @@ impl CompareArgs {
 
     /// The vocabulary.
     pub fn graph(&self) -> Result<StageGraph, Failure> {
-        graph(self.stages.as_deref())
+        self.naming.graph()
     }
 
     /// The mapping, where there is one.
     pub fn mapping(&self) -> Result<Option<Mapping>, Failure> {
-        let Some(file) = &self.mapping else {
-            return Ok(None);
-        };
-        let mapping = Mapping::from_toml(&read(file)?, &name_of(file)).map_err(Error::from)?;
-        Ok(Some(mapping))
+        self.naming.mapping()
     }
 }
 

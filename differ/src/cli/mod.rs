@@ -9,6 +9,7 @@ mod doctor;
 mod export;
 mod first;
 mod import;
+mod judge;
 mod launch;
 mod open;
 mod output;
@@ -54,6 +55,7 @@ enum Command {
     #[command(alias = "first-divergence")]
     First(first::Args),
     Compare(compare::Args),
+    Judge(judge::Args),
     Tokens(tokens::Args),
     Align(align::Args),
     Calibrate(calibrate::Args),
@@ -72,6 +74,7 @@ impl Command {
         match self {
             Self::First(a) => a.verdict.format(),
             Self::Compare(a) => a.verdict.format(),
+            Self::Judge(a) => a.format,
             Self::Tokens(a) => a.format,
             Self::Align(a) => a.format,
             Self::Calibrate(a) => a.format,
@@ -90,6 +93,7 @@ impl Command {
         match self {
             Self::First(a) => first::run(a),
             Self::Compare(a) => compare::run(a),
+            Self::Judge(a) => judge::run(a),
             Self::Tokens(a) => tokens::run(a),
             Self::Align(a) => align::run(a),
             Self::Calibrate(a) => calibrate::run(a),
