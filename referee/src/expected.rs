@@ -1,7 +1,7 @@
 //! How far from the exact result a right engine may be.
 
 use crate::formula::{Formula, formula};
-use crate::{Arithmetic, Referee, Rounding, weights};
+use crate::{Arithmetic, Referee, Rounding, Tried, weights};
 use bitnet_trace_schema::DType;
 
 /// The largest relative L2 distance from the exact result that is an engine's rounding.
@@ -9,6 +9,8 @@ use bitnet_trace_schema::DType;
 pub struct Expected {
     /// ‖recorded − exact‖ / ‖exact‖.
     pub rel_l2: f64,
+    /// The same of one or two records among many: a code that is rounded to its other neighbour has no more than this.
+    pub lone: f64,
     /// The dtype of the weights, for products with weights.
     pub weights: Option<DType>,
 }
@@ -29,8 +31,9 @@ impl Referee {
     /// How far from the exact result of a stage a right engine may be at position `seq`.
     pub fn expected(&self, stage: &str, layer: i32, seq: i64, arithmetic: &Arithmetic) -> Option<Expected> {
         let formula = formula(&self.spec, &self.gguf, stage, layer).ok()?;
-        let elementwise = |rel_l2| Expected {
+        let plain = |rel_l2| Expected {
             rel_l2,
+            lone: rel_l2,
             weights: None,
         };
         Some(match formula {
@@ -38,27 +41,44 @@ impl Referee {
                 let info = weights::tensor(&self.gguf, &format!("{stem}.weight")).ok()?;
                 let dtype = weights::dtype(info).ok()?;
                 Expected {
-                    rel_l2: arithmetic
-                        .products
-                        .get(&dtype)
-                        .map_or(PRODUCT, |tried| tried.expected()),
                     weights: Some(dtype),
+                    ..product(arithmetic.products.get(&dtype).unwrap_or(&Tried::NONE))
                 }
             }
-            Formula::Scores { .. } | Formula::Context { .. } => {
-                elementwise(of(arithmetic.attention.rounding, arithmetic.attention.rel_l2))
-            }
-            Formula::Rotate { .. } => elementwise(ELEMENTWISE.max(PER_POSITION * seq as f64)),
-            _ => elementwise(ELEMENTWISE),
+            Formula::Scores { .. } | Formula::Context { .. } => product(&arithmetic.attention),
+
+            Formula::Rotate { .. } => plain(ELEMENTWISE.max(PER_POSITION * seq as f64)),
+            _ => plain(ELEMENTWISE),
         })
     }
 }
 
-/// Of a product with this rounding of its activations, which came so near where it was tried.
-pub(crate) fn of(rounding: Rounding, rel_l2: f64) -> f64 {
-    match rounding {
+/// Of a product with activations rounded in this way: where no known way fits, ten times what was measured.
+fn product(tried: &Tried) -> Expected {
+    let rel_l2 = match tried.rounding {
+        _ if !tried.is_known() => 10.0 * tried.rel_l2,
         Rounding::None => PRODUCT,
-        _ if rel_l2 <= ROUNDED / 10.0 => ROUNDED,
+        _ if tried.rel_l2 <= ROUNDED / 10.0 => ROUNDED,
         _ => NEARLY,
+    };
+    Expected {
+        rel_l2,
+        lone: match tried.rounding {
+            Rounding::None => rel_l2,
+            _ => rel_l2.max(NEARLY),
+        },
+        weights: None,
+    }
+}
+
+impl Tried {
+    /// Whether the engine's results are explained by this way. Between that and what rounding to 8 bits can do, an
+    /// engine rounds in a way that is not known; beyond, it is wrong.
+    pub fn is_known(&self) -> bool {
+        let explained = match self.rounding {
+            Rounding::None => PRODUCT,
+            _ => NEARLY,
+        };
+        self.rel_l2 <= explained || self.rel_l2 > 0.03
     }
 }

@@ -18,6 +18,15 @@ pub enum Ties {
     Away,
 }
 
+impl Ties {
+    fn round(self, x: f32) -> f32 {
+        match self {
+            Self::Even => x.round_ties_even(),
+            Self::Away => x.round(),
+        }
+    }
+}
+
 /// What is multiplied with an element to get its code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Inverse {
@@ -32,7 +41,7 @@ pub enum Inverse {
 pub enum BlockSum {
     /// The scale in f32; the product is rounded to f16: ggml.
     F32Scale,
-    /// The scale in f16; the product is rounded to f16: candle.
+    /// The scale in f16; the sum and the product are rounded to f16: candle.
     F16Scale,
     /// As codes times their f16 scale: not rounded by itself.
     Exact,
@@ -49,8 +58,9 @@ pub enum Rounding {
     Bf16,
     /// Blocks of 32 with an f16 scale: ggml's `Q8_0` and `Q8_1`.
     Block32(Inverse, Ties, BlockSum),
-    /// Blocks of 256 with an f32 scale, the largest element being -127 or -128: ggml's `Q8_K` of today and of 2023.
-    Block256(u8),
+    /// Blocks of 256 with an f32 scale, the largest element being -127 or -128: ggml's `Q8_K` of today and of 2023,
+    /// candle's where ties are rounded away from zero.
+    Block256(u8, Ties),
     /// One f32 scale for a row: bitnet.cpp's int8.
     Row,
 }
@@ -72,14 +82,19 @@ impl Rounding {
             }
             all
         };
+        let block256 = [
+            Self::Block256(127, Ties::Even),
+            Self::Block256(127, Ties::Away),
+            Self::Block256(128, Ties::Even),
+        ];
         let mut all = match dtype {
             DType::F16 => vec![Self::F16],
             DType::BF16 => vec![Self::Bf16],
             DType::Q4_0 | DType::Q5_0 | DType::Q8_0 => block32(&[BlockSum::Exact]),
             DType::Q4_1 | DType::Q5_1 => block32(&[BlockSum::F32Scale, BlockSum::F16Scale, BlockSum::Exact]),
             DType::I2_S => vec![Self::Row],
-            DType::TQ1_0 | DType::TQ2_0 => vec![Self::Block256(127), Self::Block256(128), Self::Row],
-            dtype if dtype.is_packed() => vec![Self::Block256(127), Self::Block256(128)],
+            DType::TQ1_0 | DType::TQ2_0 => [block256.as_slice(), &[Self::Row]].concat(),
+            dtype if dtype.is_packed() => block256.into(),
             _ => Vec::new(),
         };
         all.push(Self::None);
@@ -97,7 +112,11 @@ impl Rounding {
             Self::F16 => plain(x.iter().map(|&x| f16::from_f64(x).to_f64()).collect()),
             Self::Bf16 => plain(x.iter().map(|&x| bf16::from_f64(x).to_f64()).collect()),
             Self::Block32(inverse, ties, sum) => block32(x, inverse, ties, sum),
-            Self::Block256(full) => plain(x.chunks(256).flat_map(|block| block256(block, full)).collect()),
+            Self::Block256(full, ties) => plain(
+                x.chunks(256)
+                    .flat_map(|block| block256(block, full, ties))
+                    .collect(),
+            ),
             Self::Row => plain(int8_row(x)),
         }
     }
@@ -131,7 +150,13 @@ impl fmt::Display for Rounding {
                     BlockSum::Exact => Ok(()),
                 }
             }
-            Self::Block256(full) => write!(f, "rounded to 8 bits in blocks of 256, the largest to -{full}"),
+            Self::Block256(full, ties) => {
+                write!(f, "rounded to 8 bits in blocks of 256, the largest to -{full}")?;
+                match ties {
+                    Ties::Even => Ok(()),
+                    Ties::Away => f.write_str(", ties away from 0"),
+                }
+            }
             Self::Row => f.write_str("rounded to 8 bits, one scale a token"),
         }
     }
@@ -163,27 +188,26 @@ fn block32(x: &[f64], inverse: Inverse, ties: Ties, sum: BlockSum) -> Rounded {
         let stored = f16::from_f32(scale).to_f64();
         let mut codes = 0.0;
         for &x in block {
-            let scaled = x as f32 * factor;
-            let code = match ties {
-                Ties::Even => scaled.round_ties_even(),
-                Ties::Away => scaled.round(),
-            };
+            let code = ties.round(x as f32 * factor);
             codes += f64::from(code);
             rounded.values.push(stored * f64::from(code));
         }
         let exact = stored * codes;
-        let by = |scale: f32| f16::from_f32(scale * codes as f32).to_f64();
+        let by = |scale: f32, codes: f32| f16::from_f32(scale * codes).to_f64();
         match sum {
             BlockSum::Exact => {}
-            BlockSum::F32Scale => rounded.excess.push(by(scale) - exact),
-            BlockSum::F16Scale => rounded.excess.push(by(stored as f32) - exact),
+            BlockSum::F32Scale => rounded.excess.push(by(scale, codes as f32) - exact),
+            BlockSum::F16Scale => {
+                let codes = f16::from_f64(codes).to_f32();
+                rounded.excess.push(by(stored as f32, codes) - exact);
+            }
         }
     }
     rounded
 }
 
 /// ggml's `quantize_row_q8_K`: the element of the largest magnitude becomes `-full`.
-fn block256(block: &[f64], full: u8) -> Vec<f64> {
+fn block256(block: &[f64], full: u8, ties: Ties) -> Vec<f64> {
     let mut largest = 0.0f32;
     for &x in block {
         if (x as f32).abs() > largest.abs() {
@@ -195,7 +219,7 @@ fn block256(block: &[f64], full: u8) -> Vec<f64> {
     }
     let factor = -f32::from(full) / largest;
     let scale = f64::from(1.0 / factor);
-    let code = |&x: &f64| (factor * x as f32).round_ties_even().min(127.0);
+    let code = |&x: &f64| ties.round(factor * x as f32).min(127.0);
     block.iter().map(|x| scale * f64::from(code(x))).collect()
 }
 

@@ -1,7 +1,6 @@
 //! Which way an engine rounds: each that is known is tried on a few rows of a few products.
 
 use crate::exact::Work;
-use crate::expected;
 use crate::formula::{Formula, formula};
 use crate::math::Gelu;
 use crate::product::product;
@@ -13,9 +12,9 @@ use bitnet_trace_schema::DType;
 use std::collections::BTreeMap;
 
 /// Tokens of each stage that are tried.
-const TOKENS: usize = 4;
+const TOKENS: usize = 32;
 /// Rows of each weight matrix that are tried.
-const ROWS: usize = 192;
+const ROWS: usize = 64;
 /// Stages of each weight dtype that are tried.
 const STAGES: usize = 12;
 
@@ -34,21 +33,6 @@ impl Tried {
         rounding: Rounding::None,
         rel_l2: 0.0,
     };
-
-    /// How far from the exact result a right engine may be: where no known way fits, ten times what was measured.
-    pub fn expected(&self) -> f64 {
-        let known = expected::of(self.rounding, self.rel_l2);
-        match self.is_known() {
-            true => known,
-            false => 10.0 * self.rel_l2,
-        }
-    }
-
-    /// Whether the engine's results are explained by this way. Between that and what rounding to 8 bits can do, an
-    /// engine rounds in a way that is not known; beyond, it is wrong.
-    pub fn is_known(&self) -> bool {
-        self.rel_l2 <= expected::of(self.rounding, self.rel_l2) || self.rel_l2 > 0.03
-    }
 }
 
 impl Referee {
@@ -57,18 +41,15 @@ impl Referee {
         let mut arithmetic = Arithmetic::exact(cache);
         arithmetic.products = self.try_products(tokens, recorded, &arithmetic);
         let best = |stage: &str, ways: Vec<Arithmetic>| -> Option<(f64, Arithmetic)> {
-            let mut best = None;
-            for way in ways {
-                let mut errors = Vec::new();
-                for layer in spread(self.spec.n_layer, 4) {
-                    errors.extend(self.errors(stage, layer as i32, tokens, recorded, &way));
-                }
-                let error = median(errors).unwrap_or(f64::INFINITY);
-                if best.as_ref().is_none_or(|(least, _)| error < *least) {
-                    best = Some((error, way));
-                }
-            }
-            best.filter(|(error, _)| error.is_finite())
+            let of = |way: &Arithmetic| -> Vec<f64> {
+                let layers = spread(self.spec.n_layer, 4);
+                layers
+                    .flat_map(|layer| self.errors(stage, layer as i32, tokens, recorded, way))
+                    .collect()
+            };
+            let errors: Vec<Vec<f64>> = ways.iter().map(of).collect();
+            let (i, rel_l2) = nearest(&errors)?;
+            Some((rel_l2, ways[i].clone()))
         };
         let ways = |base: &Arithmetic| {
             let candidates = Rounding::candidates(cache).into_iter();
@@ -141,23 +122,18 @@ impl Referee {
         };
         let mut tried = BTreeMap::new();
         for (dtype, stages) in stages {
-            let mut errors: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
             let candidates = Rounding::candidates(dtype);
+            let mut errors = vec![Vec::new(); candidates.len()];
             for at in spread(stages.len(), STAGES) {
                 let (layer, stage) = stages[at];
                 let Ok(sample) = work.sample(stage, layer, tokens) else {
                     continue;
                 };
-                for (i, candidate) in candidates.iter().enumerate() {
-                    let found = sample.errors(*candidate).unwrap_or_default();
-                    errors.entry(i).or_default().extend(found);
+                for (errors, candidate) in errors.iter_mut().zip(&candidates) {
+                    errors.extend(sample.errors(*candidate).unwrap_or_default());
                 }
             }
-            let medians = errors
-                .into_iter()
-                .filter_map(|(i, errors)| Some((i, median(errors)?)));
-            let best = medians.min_by(|a, b| a.1.total_cmp(&b.1));
-            if let Some((i, rel_l2)) = best {
+            if let Some((i, rel_l2)) = nearest(&errors) {
                 let rounding = candidates[i];
                 tried.insert(dtype, Tried { rounding, rel_l2 });
             }
@@ -216,6 +192,17 @@ impl Sample {
         let pairs = self.tokens.iter().zip(&exact);
         Ok(pairs.filter_map(|((_, y), exact)| rel_l2(y, exact)).collect())
     }
+}
+
+/// The way that comes nearest, by the errors of each, and its median error. Of those that are as near but for noise, it
+/// is the one whose errors are far beyond that most seldom: two ways may differ in ties alone.
+fn nearest(errors: &[Vec<f64>]) -> Option<(usize, f64)> {
+    let medians: Vec<Option<f64>> = errors.iter().map(|errors| median(errors.clone())).collect();
+    let best = medians.iter().flatten().copied().min_by(f64::total_cmp)?;
+    let outliers = |i: &usize| errors[*i].iter().filter(|&&e| e > 20.0 * best).count();
+    let near = (0..errors.len()).filter(|&i| medians[i].is_some_and(|m| m <= 2.0 * best));
+    let nearest = near.min_by_key(outliers)?;
+    Some((nearest, medians[nearest]?))
 }
 
 /// At most `most` of `0..count`, from the first to the last.
