@@ -21,8 +21,10 @@ const ELEMENTWISE: f64 = 2e-6;
 const PRODUCT: f64 = 5e-6;
 /// Of products whose activations are rounded in a way that explains them to the last bits.
 const ROUNDED: f64 = 1e-4;
-/// Of products whose activations are rounded in a way that is known but for some ties.
-const NEARLY: f64 = 1e-3;
+/// Of one record with such a product in which a code was rounded to its other neighbour.
+const LONE: f64 = 1e-3;
+/// The most that rounding to 8 bits makes of a product: measured 0.2 to 2 %.
+const BY_ROUNDING: f64 = 0.03;
 /// For every position, what RoPE's angles in f32 may be off: they grow with it, and the distance between neighbouring
 /// f32 with them.
 const PER_POSITION: f64 = 6e-8;
@@ -53,19 +55,18 @@ impl Referee {
     }
 }
 
-/// Of a product with activations rounded in this way: where no known way fits, ten times what was measured.
+/// Of a product with activations rounded in this way: where no known way explains them, ten times what was measured.
 fn product(tried: &Tried) -> Expected {
     let rel_l2 = match tried.rounding {
         _ if !tried.is_known() => 10.0 * tried.rel_l2,
         Rounding::None => PRODUCT,
-        _ if tried.rel_l2 <= ROUNDED / 10.0 => ROUNDED,
-        _ => NEARLY,
+        _ => ROUNDED,
     };
     Expected {
         rel_l2,
         lone: match tried.rounding {
             Rounding::None => rel_l2,
-            _ => rel_l2.max(NEARLY),
+            _ => rel_l2.max(LONE),
         },
         weights: None,
     }
@@ -77,8 +78,8 @@ impl Tried {
     pub fn is_known(&self) -> bool {
         let explained = match self.rounding {
             Rounding::None => PRODUCT,
-            _ => NEARLY,
+            _ => ROUNDED / 10.0,
         };
-        self.rel_l2 <= explained || self.rel_l2 > 0.03
+        self.rel_l2 <= explained || self.rel_l2 > BY_ROUNDING
     }
 }

@@ -62,7 +62,9 @@ impl Referee {
             };
             candidates.map(way).collect()
         };
-        if let Some((rel_l2, found)) = best("attn_scores", ways(&arithmetic)) {
+        // A fused kernel shows its result alone.
+        let scores = || best("attn_scores", ways(&arithmetic));
+        if let Some((rel_l2, found)) = scores().or_else(|| best("attn_ctx", ways(&arithmetic))) {
             let rounding = found.attention.rounding;
             arithmetic.attention = Tried { rounding, rel_l2 };
         }
