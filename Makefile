@@ -18,14 +18,14 @@ demo: release ## set up, record llama.cpp, bitnet.cpp and the Rust engine, show 
 	@target/release/xtask demo
 
 test: release ## set up, then pass every check and test
-	@scripts/setup.sh cpp bitnet models python preload >/dev/null
+	@scripts/setup.sh cpp bitnet models gemma python preload >/dev/null
 	$(MAKE) --no-print-directory lint unit e2e story readers
 
 release:
 	@scripts/setup.sh tools
 	$(CARGO) build --release $(RELEASE)
 
-setup: release ## install and build what the engines need (llama.cpp, bitnet.cpp, the model, Python readers)
+setup: release ## install and build what the engines need (llama.cpp, bitnet.cpp, the models, Python readers)
 	scripts/setup.sh all
 
 install-cpp: ## install headers and libraries for C and C++, for find_package and pkg-config: PREFIX=/usr/local

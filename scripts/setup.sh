@@ -5,10 +5,11 @@ set -euo pipefail
 
 usage() {
   cat <<'TEXT'
-usage: scripts/setup.sh [tools|models|cpp|bitnet|python|preload|all|recorder]...
+usage: scripts/setup.sh [tools|models|gemma|cpp|bitnet|python|preload|all|recorder]...
 
   tools    check the compilers; cmake and ninja into target/venv when missing
   models   SmolLM2-135M-Instruct Q4_1 -> target/demo/models/smollm2-135m-q4_1.gguf
+  gemma    Gemma 3 270M Q4_K_M, for tests, under its own terms -> target/demo/models/gemma-3-270m-q4_k_m.gguf
   cpp      llama.cpp (pinned source) and the C++ runner -> target/demo/bin/cpp-runner;
            with BITNET_CPP_DIR=DIR the runner is built against your own llama.cpp or
            bitnet.cpp (source tree, build or install folder) under target/cpp/ instead.
@@ -51,7 +52,7 @@ STAMPS="$TARGET/stamps"
 for command in "$@"; do
   case $command in
     -h | --help) usage; exit 0 ;;
-    tools | models | cpp | bitnet | python | preload | all | recorder) ;;
+    tools | models | gemma | cpp | bitnet | python | preload | all | recorder) ;;
     *) usage >&2; die "unknown command '$command'" ;;
   esac
 done
@@ -72,11 +73,12 @@ for command in "$@"; do
   case $command in
     tools) setup_tools ;;
     models) setup_models ;;
+    gemma) setup_gemma ;;
     cpp) setup_tools; setup_cpp ;;
     bitnet) setup_tools; setup_bitnet ;;
     recorder) setup_tools; install_recorder ;;
     python) setup_python ;;
     preload) setup_preload ;;
-    all) setup_tools; setup_models; setup_python; setup_preload; setup_cpp; setup_bitnet ;;
+    all) setup_tools; setup_models; setup_gemma; setup_python; setup_preload; setup_cpp; setup_bitnet ;;
   esac
 done
