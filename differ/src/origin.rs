@@ -28,7 +28,7 @@ enum State {
 enum Source {
     /// The row of the stage itself.
     Here(usize),
-    /// The row of the layer before, or `embeddings`.
+    /// The row of the layer before, or what the first layer reads.
     Before(usize),
     /// The row of the stage itself, this token and all before it.
     History(usize),
@@ -99,7 +99,8 @@ struct Flow<'a> {
     graph: &'a StageGraph,
     layers: Vec<i32>,
     sources: Vec<Vec<Source>>,
-    embeddings: Option<usize>,
+    /// Rank of what the first layer reads.
+    before_layers: Option<usize>,
 }
 
 impl<'a> Flow<'a> {
@@ -127,7 +128,7 @@ impl<'a> Flow<'a> {
             sources: stages
                 .map(|s| s.inputs.iter().filter_map(source).collect())
                 .collect(),
-            embeddings: graph.rank("embeddings"),
+            before_layers: graph.before_layers().and_then(|stage| graph.rank(&stage.name)),
             graph,
         }
     }
@@ -188,8 +189,8 @@ impl<'a> Flow<'a> {
                     Source::Here(rank) => table[row * stages + rank],
                     Source::Before(rank) if row > 0 => table[(row - 1) * stages + rank],
                     Source::Before(_) => {
-                        let embeddings = self.embeddings.map(|rank| self.model_row() * stages + rank);
-                        embeddings.map_or(State::Unknown, |at| table[at])
+                        let at = self.before_layers.map(|rank| self.model_row() * stages + rank);
+                        at.map_or(State::Unknown, |at| table[at])
                     }
                     Source::History(rank) => {
                         let at = row * stages + rank;

@@ -71,7 +71,7 @@ pub struct Input {
 pub enum InputLayer {
     /// The same layer and token.
     Same,
-    /// The layer before (in layer 0: `embeddings`), the same token (`^` in the file).
+    /// The layer before (in layer 0: [`StageGraph::before_layers`]), the same token (`^` in the file).
     Previous,
     /// The same layer, this token and every earlier one (`*`).
     History,
@@ -219,6 +219,11 @@ impl StageGraph {
         first.is_none_or(|first| rank < first)
     }
 
+    /// What the first layer reads: the last stage before all layers.
+    pub fn before_layers(&self) -> Option<&Stage> {
+        self.stages.iter().take_while(|s| s.scope != StageScope::Layer).last()
+    }
+
     /// Place of a record of `stage` and `layer` among those of its token; `None` for a stage that the
     /// vocabulary lacks.
     pub fn place(&self, stage: &str, layer: i32) -> Option<Place> {
@@ -249,10 +254,12 @@ impl StageGraph {
     }
 
     /// The layer number that `stage` has for a record of layer `layer` in a model of `layers` layers,
-    /// following `input`; and the stage read there. In layer 0, the layer before is `embeddings`.
+    /// following `input`; and the stage read there. In layer 0, the layer before is
+    /// [`before_layers`](Self::before_layers).
     pub fn resolve<'a>(&'a self, input: &'a Input, layer: i32, layers: i32) -> (&'a str, i32) {
         if input.layer == InputLayer::Previous && layer == 0 {
-            return ("embeddings", LAYER_MODEL);
+            let stage = self.before_layers().map_or(&input.stage, |stage| &stage.name);
+            return (stage, LAYER_MODEL);
         }
         let layer = match (self.get(&input.stage).map(|s| s.scope), input.layer) {
             (Some(StageScope::Model), _) => LAYER_MODEL,
@@ -298,8 +305,8 @@ mod tests {
     #[test]
     fn the_builtin_vocabulary_is_in_causal_order() {
         let g = StageGraph::builtin();
-        assert_eq!(g.stages().len(), 25);
-        assert_eq!((g.rank("embeddings"), g.rank("logits")), (Some(0), Some(24)));
+        assert_eq!(g.stages().len(), 31);
+        assert_eq!((g.rank("embeddings"), g.rank("logits")), (Some(0), Some(30)));
         for stage in g.stages() {
             for input in &stage.inputs {
                 if input.layer != InputLayer::Previous {
@@ -318,9 +325,11 @@ mod tests {
     fn inputs_resolve_to_layers() {
         let g = StageGraph::builtin();
         let first = |stage: &str| &g.get(stage).expect("a stage").inputs[0];
-        assert_eq!(g.resolve(first("attn_norm"), 0, 30), ("embeddings", -1));
+        assert_eq!(g.resolve(first("attn_norm"), 0, 30), ("embd_scaled", -1));
+        assert_eq!(g.resolve(first("embd_scaled"), -1, 30), ("embeddings", -1));
         assert_eq!(g.resolve(first("attn_norm"), 4, 30), ("layer_out", 3));
-        assert_eq!(g.resolve(first("q_rope"), 4, 30), ("q_proj", 4));
+        assert_eq!(g.resolve(first("q_rope"), 4, 30), ("q_norm", 4));
+        assert_eq!(g.resolve(first("q_norm"), 4, 30), ("q_proj", 4));
         assert_eq!(g.resolve(first("all_layers_out"), -2, 30), ("layer_out", 29));
         assert_eq!(g.resolve(first("final_norm"), -1, 30), ("all_layers_out", -2));
         assert_eq!(g.resolve(first("logits"), -1, 30), ("final_norm", -1));
@@ -329,9 +338,9 @@ mod tests {
     #[test]
     fn a_user_adds_stages_and_aliases() {
         let g = StageGraph::builtin()
-            .extended("[[stage]]\nname='q_norm'\nafter='q_proj'\ninputs=['q_proj']\n[[stage]]\nname='q_proj'\naliases.mine=['wq']")
+            .extended("[[stage]]\nname='q_bias'\nafter='q_proj'\ninputs=['q_proj']\n[[stage]]\nname='q_proj'\naliases.mine=['wq']")
             .expect("valid");
-        assert_eq!(g.rank("q_norm"), g.rank("q_proj").map(|r| r + 1));
+        assert_eq!(g.rank("q_bias"), g.rank("q_proj").map(|r| r + 1));
         assert_eq!(
             g.by_alias("mine", "wq", "any").map(|s| s.name.as_str()),
             Some("q_proj")

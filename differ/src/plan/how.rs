@@ -7,7 +7,7 @@ use crate::{
     report::Note,
     shape::{Layout, layout, squeezed},
 };
-use bitnet_trace_schema::{RecordMeta, StageGraph, selection::Selection};
+use bitnet_trace_schema::{InputLayer, RecordMeta, Stage, StageGraph, selection::Selection};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -264,9 +264,7 @@ impl<'a> Explained<'a> {
             return Missing::FlashAttention;
         }
         if !recorded {
-            let reads = |s: &&bitnet_trace_schema::Stage| s.inputs.iter().any(|i| i.stage == stage);
-            let mut readers = self.graph.stages().iter().filter(reads);
-            return match readers.any(|s| facts.stages.contains(s.name.as_str())) {
+            return match self.is_read(stage, facts) {
                 true => Missing::Fused,
                 false => Missing::NotRecorded,
             };
@@ -289,6 +287,20 @@ impl<'a> Explained<'a> {
             return Missing::PrunedRows;
         }
         Missing::Gap
+    }
+
+    /// Whether the run recorded what is computed from a stage. Steps that only some models have, such as a norm, are
+    /// looked through where neither run has them.
+    fn is_read(&self, stage: &str, facts: &Facts<'_>) -> bool {
+        let reads = |s: &&Stage| s.inputs.iter().any(|i| i.stage == stage);
+        self.graph.stages().iter().filter(reads).any(|reader| {
+            let name = reader.name.as_str();
+            let is_step = matches!(&reader.inputs[..], [only] if only.layer == InputLayer::Same);
+            facts.stages.contains(name)
+                || (is_step
+                    && !self.facts.iter().any(|f| f.stages.contains(name))
+                    && self.is_read(name, facts))
+        })
     }
 }
 
@@ -532,7 +544,9 @@ mod tests {
         let flash = |b: &mut Manifest| b.settings.flash_attention = Some(true);
         assert_eq!(of(&scores, &flash), one("attn_scores", "flash_attention", 6));
         let ctx = without(|m| m.stage == "attn_ctx");
-        assert_eq!(of(&ctx, &|_| ()), one("attn_ctx", "not_recorded", 6));
+        assert_eq!(of(&ctx, &|_| ()), one("attn_ctx", "fused", 6));
+        let out = without(|m| m.stage == "layer_out");
+        assert_eq!(of(&out, &|_| ()), one("layer_out", "not_recorded", 6));
         let rope = without(|m| m.stage == "q_rope");
         assert_eq!(of(&rope, &|_| ()), one("q_rope", "fused", 6));
         let pruned = without(|m| m.layer == 1 && m.stage == "attn_out" && m.seq < 2);
