@@ -115,8 +115,10 @@ inline bool bnt_ggml_cb_eval(struct ggml_tensor *t, bool ask, void *user_data) {
         return observer.wanted || observer.chain_wanted;
     }
     if (observer.wanted) bnt_ggml_data(observer.follower, t);
-    // False would end the graph's computation.
-    return !observer.chain || !observer.chain_wanted || observer.chain(t, false, observer.chain_user_data);
+    if (!observer.chain || !observer.chain_wanted || observer.chain(t, false, observer.chain_user_data)) return true;
+    // That ends the graph's computation.
+    bnt_ggml_ask(observer.follower, nullptr);
+    return false;
 }
 
 #endif /* BITNET_TRACE_DISABLE */

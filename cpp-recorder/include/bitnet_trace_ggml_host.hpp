@@ -49,7 +49,8 @@ extern void bnt_ggml_unfollow(bnt_ggml_follower *follower);
  * tokens, the graph is asked. */
 extern void bnt_ggml_requests(bnt_ggml_follower *follower, const int32_t *requests, size_t n);
 
-/* 1 if the data of the tensor is wanted: for each node, before it is computed. */
+/* 1 if the data of the tensor is wanted: for each node, before it is computed. NULL says that the graph's computation
+ * ends before its last node. */
 extern int bnt_ggml_ask(bnt_ggml_follower *follower, const void *tensor);
 
 /* Records a tensor that was asked for and is computed now. */

@@ -110,7 +110,7 @@ pub unsafe extern "C" fn bnt_ggml_requests(follower: *mut bnt_ggml_follower, req
     });
 }
 
-/// Whether the data of a tensor is wanted.
+/// Whether the data of a tensor is wanted. NULL says that the graph's computation ends before its last node.
 ///
 /// # Safety
 /// `follower` is NULL or in life, and used by nobody else now; `tensor` is NULL or a tensor of the host's ggml.

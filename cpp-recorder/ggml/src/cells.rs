@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 const LIMIT: i64 = 1 << 24;
 /// A position whose cell is not known.
 const NOWHERE: u32 = u32::MAX;
+/// A position whose cell was filled again: attention can't read its key any more.
+pub const GONE: u32 = u32::MAX - 1;
 
 /// The cells that a group of layers shares.
 #[derive(Debug, Default)]
@@ -54,7 +56,7 @@ impl Cells {
             .get_mut(&request)
             .and_then(|p| p.get_mut(position as usize));
         if let Some(place) = place.filter(|p| i64::from(**p) == cell) {
-            *place = NOWHERE;
+            *place = GONE;
         }
     }
 
@@ -86,7 +88,7 @@ impl Cells {
         self.sequences.insert(new, places);
     }
 
-    /// The cells of positions 0 to `last` of a sequence, if all are known.
+    /// The cells of positions 0 to `last` of a sequence, or [`GONE`], if all are known.
     pub fn of(&self, request: i32, last: i64) -> Option<&[u32]> {
         let places = self.sequences.get(&request)?;
         let places = places.get(..usize::try_from(last).ok()?.checked_add(1)?)?;
@@ -152,7 +154,7 @@ mod tests {
         for p in 0..6 {
             cells.place(0, p, p % 4); // a sliding window's ring
         }
-        assert_eq!(cells.of(0, 5), None);
+        assert_eq!(cells.of(0, 5), Some(&[GONE, GONE, 2, 3, 0, 1][..]));
         assert_eq!(cells.owner(1), Some((0, 5)));
     }
 

@@ -24,8 +24,7 @@ mod stages;
 pub use node::{Host, Node, Raw};
 pub use pass::Observer;
 
-/// Whether a node is one of a known stage: the graph is a model's.
-pub fn is_stage(node: &Node) -> bool {
-    let (base, layer) = stages::split_name(node.name());
-    stages::find(base, layer, node.op()).is_some()
+/// Whether a node of `host` is one of a known stage: the graph is a model's.
+pub fn is_stage(host: &impl Host, node: &Node) -> bool {
+    stages::of(host, node).0.is_some()
 }

@@ -32,6 +32,16 @@ pub struct Group {
     placed: bool,
 }
 
+/// A product with weights. It is recorded when the next node is asked for: nothing was computed since, so its memory is
+/// what it was, and if that node is its bias or scale, the stage is what comes of it.
+#[derive(Debug)]
+struct Product {
+    stage: &'static Stage,
+    layer: Option<i32>,
+    tensor: Raw,
+    computed: bool,
+}
+
 /// What is known of one forward call.
 #[derive(Debug)]
 pub(crate) struct Call {
@@ -52,6 +62,8 @@ pub(crate) struct Call {
     shifted: Vec<usize>,
     pub held: Vec<Held>,
     pub held_bytes: usize,
+    /// A product that the next node may add a bias to, or scale.
+    product: Option<Product>,
     /// A layer's output is the last one's only when the next node is none of a layer: so it is kept.
     pub last_layer: Option<Held>,
 }
@@ -70,6 +82,7 @@ impl Default for Call {
             shifted: Vec::new(),
             held: Vec::new(),
             held_bytes: 0,
+            product: None,
             last_layer: None,
         }
     }
@@ -93,6 +106,7 @@ pub struct Observer<H> {
     pub(crate) scratch: Vec<u8>,
     noted: bool,
     numbered: bool,
+    pub(crate) left_told: bool,
 }
 
 // SAFETY: the addresses in it are compared, and only the host that is asked about one looks behind it
@@ -113,6 +127,7 @@ impl<H: Host> Observer<H> {
             scratch: Vec::new(),
             noted: false,
             numbered: false,
+            left_told: false,
         }
     }
 
@@ -127,14 +142,26 @@ impl<H: Host> Observer<H> {
         requests.clone_into(&mut self.given);
     }
 
-    /// Whether the data of `tensor` is wanted: called for each node of the graph, before it is computed.
+    /// Whether the data of `tensor` is wanted: called for each node of the graph, before it is computed. Null says that
+    /// the graph's computation ends before its last node.
     pub fn ask(&mut self, tensor: Raw) -> bool {
-        if tensor.is_null() || !self.recorder.is_on() {
+        if !self.recorder.is_on() {
+            self.call.product = None;
+            return false;
+        }
+        if tensor.is_null() {
+            self.finish_product();
             return false;
         }
         let node = self.host.node(tensor);
-        let (base, layer) = stages::split_name(node.name());
-        let stage = stages::find(base, layer, node.op());
+        if let Some(product) = &mut self.call.product {
+            if product.computed && stages::finishes(&self.host, &node, product.tensor) {
+                (product.tensor, product.computed) = (tensor, false);
+                return true;
+            }
+            self.finish_product();
+        }
+        let (stage, layer) = stages::of(&self.host, &node);
         if let Some(stage) = stage
             && self.starts_call(stage, layer)
         {
@@ -146,7 +173,7 @@ impl<H: Host> Observer<H> {
         self.call.layer = layer.or(self.call.layer);
         self.learn(tensor, &node, stage, layer);
         let Some(stage) = stage else {
-            if is_values_product(base, layer, &node) {
+            if is_values_product(&node) {
                 return self.wants("v_cache", layer);
             }
             return node.op() == "FLASH_ATTN_EXT"
@@ -166,14 +193,25 @@ impl<H: Host> Observer<H> {
         if tensor.is_null() || !self.recorder.is_on() {
             return;
         }
+        if let Some(product) = self.call.product.as_mut().filter(|p| p.tensor == tensor) {
+            product.computed = true;
+            return;
+        }
         let node = self.host.node(tensor);
-        let (base, layer) = stages::split_name(node.name());
-        if let Some(stage) = stages::find(base, layer, node.op()) {
+        let (stage, layer) = stages::of(&self.host, &node);
+        if let Some(stage) = stage.filter(|s| s.product) {
+            self.call.product = Some(Product {
+                stage,
+                layer,
+                tensor,
+                computed: true,
+            });
+        } else if let Some(stage) = stage {
             if stage.name == "attn_scores" {
                 self.shoot_cache("k_cache", node.src[0], 'k', 1);
             }
             self.shoot_stage(stage, layer, tensor, &node);
-        } else if is_values_product(base, layer, &node) {
+        } else if is_values_product(&node) {
             self.shoot_cache("v_cache", node.src[0], 'v', 0);
         } else if node.op() == "FLASH_ATTN_EXT" {
             self.shoot_cache("k_cache", node.src[1], 'k', 1);
@@ -182,6 +220,21 @@ impl<H: Host> Observer<H> {
                 let shot = Shot::of(&node, "attn_ctx", self.call.layer, Form::Fused);
                 self.shoot(shot, tensor);
             }
+        }
+    }
+
+    /// Records a product that nothing is added to any more.
+    fn finish_product(&mut self) {
+        let Some(product) = self.call.product.take() else {
+            return;
+        };
+        let node = self.host.node(product.tensor);
+        if product.computed {
+            self.shoot_stage(product.stage, product.layer, product.tensor, &node);
+        } else {
+            let form = Form::Stage(product.stage.layout);
+            let shot = Shot::of(&node, &product.stage.name, product.layer, form);
+            self.refuse(&shot, "asked for, and not computed");
         }
     }
 
@@ -479,7 +532,7 @@ impl<H: Host> Observer<H> {
         self.set_rows(requests);
     }
 
-    fn note(&self, key: &str, value: &str) {
+    pub(crate) fn note(&self, key: &str, value: &str) {
         self.recorder.describe(|info| {
             info.settings.extra.insert(key.to_owned(), value.to_owned());
         });
@@ -568,6 +621,7 @@ impl<H: Host> Observer<H> {
     }
 }
 
-fn is_values_product(base: &str, layer: Option<i32>, node: &Node) -> bool {
+fn is_values_product(node: &Node) -> bool {
+    let (base, layer) = stages::split_name(node.name());
     node.op() == "MUL_MAT" && base == "kqv" && layer.is_some()
 }

@@ -1,6 +1,6 @@
 //! Divides nodes among tokens and hands them to the recorder.
 
-use crate::{Host, Node, Observer, Raw, pass::Rows, read, stages::Layout};
+use crate::{Host, Node, Observer, Raw, cells, pass::Rows, read, stages::Layout};
 use bitnet_trace::{AsTensor, DType, Tap, TensorError, TensorView};
 use std::ops::Range;
 
@@ -115,6 +115,12 @@ const ROWS: Refusal = "rows match neither the tokens nor the kept rows";
 const SHAPE: Refusal = "unexpected shape";
 const KEYS: Refusal = "the cells of earlier keys are not known";
 const CELLS: Refusal = "cells of the cache are not in view";
+const MASS: Refusal = "keys that are not known have weight";
+/// Not a loss: attention had no such products.
+const LEFT: Refusal =
+    "left out where keys have left the sliding window and its cache: there is no product with them";
+/// Place along the key axis of a key that has left the cache.
+const GONE: usize = usize::MAX;
 
 impl<H: Host> Observer<H> {
     pub(crate) fn refuse(&self, shot: &Shot, reason: &str) {
@@ -199,8 +205,10 @@ impl<H: Host> Observer<H> {
             Form::Cache { keys, first_stream } => self.place_cache(&shot, bytes, keys, first_stream),
             form => self.place_rows(&shot, bytes, form),
         };
-        if let Err(reason) = result {
-            self.refuse(&shot, reason);
+        match result {
+            Err(LEFT) => self.tell_left(&shot.stage),
+            Err(reason) => self.refuse(&shot, reason),
+            Ok(()) => {}
         }
     }
 
@@ -246,8 +254,15 @@ impl<H: Host> Observer<H> {
             .ok_or(ROWS)
     }
 
+    fn tell_left(&mut self, stage: &str) {
+        if !std::mem::replace(&mut self.left_told, true) {
+            self.note(stage, LEFT);
+        }
+    }
+
     /// Scores and probabilities: each token's are of the keys of its own sequence, in the order of their positions. The
-    /// cache is padded; what the batch saw of the sequence ends at its last position.
+    /// cache is padded; what the batch saw of the sequence ends at its last position. A key that has left the cache of a
+    /// sliding window has the probability zero; scores that lack it are left out.
     fn place_keys(&self, shot: &Shot, bytes: &[u8]) -> Result<(), Refusal> {
         let [ne, nb] = [extents(shot.ne)?, shot.nb];
         let dtype = shot.dtype.ok_or("element type")?;
@@ -267,13 +282,16 @@ impl<H: Host> Observer<H> {
                 .unwrap_or(of_stream);
             let keys = self.keys(shot, rows, first)?;
             let seen = keys.len();
-            if keys.iter().any(|&k| k >= ne[0]) {
+            if keys.iter().any(|&k| k >= ne[0] && k != GONE) {
                 return Err(CELLS);
+            }
+            if keys.contains(&GONE) && shot.causal {
+                return Err(LEFT);
             }
             let offset = stream * nb[3] + (first - stream * ne[1]) * nb[1];
             let causal = shot.causal.then_some(2);
             let (tokens, heads) = (end - first, ne[2]);
-            if keys.windows(2).all(|two| two[1] == two[0] + 1) {
+            if !keys.contains(&GONE) && keys.windows(2).all(|two| two[1] == two[0] + 1) {
                 let part = Part {
                     dtype,
                     shape: &[heads, tokens, seen],
@@ -289,12 +307,25 @@ impl<H: Host> Observer<H> {
                     .and_then(|n| n.checked_mul(seen)?.checked_mul(size));
                 let mut gathered = Vec::new();
                 (all.and_then(|all| gathered.try_reserve_exact(all).ok())).ok_or("out of memory")?;
+                // Where keys have left, what else is in the cache must have no weight.
+                let others = keys.contains(&GONE).then(|| others(&keys, ne[0]));
                 for head in 0..heads {
                     for token in 0..tokens {
                         let row = offset + head * nb[2] + token * nb[1];
-                        for key in &keys {
+                        let value = |key: usize| {
                             let at = row + key * nb[0];
-                            gathered.extend_from_slice(bytes.get(at..at + size).ok_or(SHAPE)?);
+                            bytes.get(at..at + size).ok_or(SHAPE)
+                        };
+                        for &key in &keys {
+                            match key {
+                                GONE => gathered.resize(gathered.len() + size, 0),
+                                key => gathered.extend_from_slice(value(key)?),
+                            }
+                        }
+                        for &other in others.iter().flatten() {
+                            if value(other)?.iter().any(|&byte| byte != 0) {
+                                return Err(MASS);
+                            }
                         }
                     }
                 }
@@ -332,7 +363,10 @@ impl<H: Host> Observer<H> {
         let cell = *group.now.get(token).ok_or(KEYS)?;
         let stream = cell.checked_div(group.per_stream).unwrap_or(0) * group.per_stream;
         let cells = group.cells.of(request, last).ok_or(KEYS)?;
-        let local = |&cell: &u32| usize::try_from(i64::from(cell) - stream).map_err(|_| CELLS);
+        let local = |&cell: &u32| match cell {
+            cells::GONE => Ok(GONE),
+            cell => usize::try_from(i64::from(cell) - stream).map_err(|_| CELLS),
+        };
         cells.iter().map(local).collect()
     }
 
@@ -398,6 +432,15 @@ impl<H: Host> Observer<H> {
         }
         self.recorder.record(tap, part);
     }
+}
+
+/// The places of `0..n` that no key stands at.
+fn others(keys: &[usize], n: usize) -> Vec<usize> {
+    let mut free = vec![true; n];
+    keys.iter()
+        .filter(|&&key| key < n)
+        .for_each(|&key| free[key] = false);
+    (0..n).filter(|&place| free[place]).collect()
 }
 
 fn extents(ne: [i64; 4]) -> Result<[usize; 4], Refusal> {

@@ -1,5 +1,6 @@
 //! Which node is which stage.
 
+use crate::{Host, Node, Raw};
 use bitnet_trace_schema::{StageGraph, StageScope};
 use std::{collections::BTreeMap, sync::LazyLock};
 
@@ -23,18 +24,26 @@ pub struct Stage {
     pub layout: Layout,
     /// Its rank in the vocabulary.
     pub rank: usize,
+    /// Whether it is a product with weights, which a bias and a scale may follow.
+    pub product: bool,
 }
+
+/// The stages that are products with weights, in layers.
+const PRODUCTS: [&str; 7] = [
+    "q_proj", "k_proj", "v_proj", "attn_out", "ffn_gate", "ffn_up", "ffn_down",
+];
 
 static STAGES: LazyLock<Vec<Stage>> = LazyLock::new(|| {
     let of = |(rank, stage): (usize, &bitnet_trace_schema::Stage)| Stage {
         name: stage.name.clone(),
         in_layer: stage.scope == StageScope::Layer,
         layout: match stage.name.as_str() {
-            "q_rope" | "k_rope" => Layout::Heads,
+            "q_norm" | "k_norm" | "q_rope" | "k_rope" | "q_scaled" => Layout::Heads,
             "attn_scores" | "attn_probs" => Layout::Keys,
             _ => Layout::Rows,
         },
         rank,
+        product: PRODUCTS.contains(&stage.name.as_str()),
     };
     StageGraph::builtin()
         .stages()
@@ -59,7 +68,55 @@ static ALIASES: LazyLock<BTreeMap<String, Vec<(String, &'static Stage)>>> = Lazy
     aliases
 });
 
-/// The stage of a node.
+/// The stage of a node and its layer: by the node's name, and where the host gave it none, by what it is made of.
+pub fn of(host: &impl Host, node: &Node) -> (Option<&'static Stage>, Option<i32>) {
+    let (base, layer) = split_name(node.name());
+    let source = |at: usize| {
+        let source: Raw = node.src[at];
+        (!source.is_null()).then(|| host.node(source))
+    };
+    let made_of = |at: usize, name: &str, op: &str| {
+        let source = source(at)?;
+        let (base, layer) = split_name(source.name());
+        (base == name && layer.is_some() && (op.is_empty() || source.op() == op)).then_some(layer)
+    };
+    // ggml calls what has no name by its number in the graph.
+    let unnamed = base.is_empty() || base.starts_with("node_");
+    match node.op() {
+        "GET_ROWS" if unnamed && source(1).is_some_and(|s| s.name().contains("inp_tokens")) => {
+            (find("embd", None, "GET_ROWS"), None)
+        }
+        // q before the product with the keys, in models that scale it there
+        "SCALE" if unnamed => match made_of(0, "Qcur", "ROPE") {
+            Some(layer) => (find("Qcur", layer, "SCALE"), layer),
+            None => (None, layer),
+        },
+        // the output projection
+        "MUL_MAT" if unnamed => match made_of(1, "kqv_out", "") {
+            Some(layer) => (find("attn_out", layer, "MUL_MAT"), layer),
+            None => (None, layer),
+        },
+        // the scale of the last product, not gate times up
+        "MUL" if base == "ffn_out" && source(0).is_some_and(|s| s.op() == "MUL_MAT") => {
+            (find(base, layer, "MUL_MAT"), layer)
+        }
+        op => (find(base, layer, op), layer),
+    }
+}
+
+/// Whether `node` adds a bias to `product` or scales it: llama.cpp's names of such weights end so.
+pub fn finishes(host: &impl Host, node: &Node, product: Raw) -> bool {
+    let is_weight = |tensor: Raw| {
+        !tensor.is_null() && {
+            let node = host.node(tensor);
+            // contained, for a copy on another device has a longer name
+            node.ne[1..] == [1; 3] && [".bias", ".scale"].iter().any(|end| node.name().contains(end))
+        }
+    };
+    ["ADD", "MUL"].contains(&node.op()) && node.src[0] == product && is_weight(node.src[1])
+}
+
+/// The stage of a node of this name.
 pub fn find(base: &str, layer: Option<i32>, op: &str) -> Option<&'static Stage> {
     let named = ALIASES.get(base)?;
     let (_, stage) =
@@ -98,9 +155,18 @@ mod tests {
         );
         assert_eq!(of("attn_norm", "MUL"), (None, None), "only in a layer");
         assert_eq!(of("ffn_out-0", "MUL"), (Some("ffn_act"), Some(0)));
+        assert_eq!(of("Kcur_normed-3", "MUL"), (Some("k_norm"), Some(3)));
+        assert_eq!(of("inp_scaled", "SCALE"), (Some("embd_scaled"), None));
         assert_eq!(split_name("a-1234567"), ("a-1234567", None));
         assert_eq!(split_name("-1"), ("-1", None));
         assert_eq!(split_name("x-"), ("x-", None));
+    }
+
+    #[test]
+    fn products_are_words_of_the_vocabulary() {
+        let products: Vec<_> = STAGES.iter().filter(|s| s.product).collect();
+        assert_eq!(products.len(), PRODUCTS.len());
+        assert!(products.iter().all(|s| s.in_layer && s.layout == Layout::Rows));
     }
 
     #[test]

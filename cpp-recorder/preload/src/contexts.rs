@@ -177,8 +177,16 @@ unsafe extern "C-unwind" fn evaluated(tensor: Raw, ask: bool, data: *mut c_void)
                 false
             });
         }
-        // False would end the graph's computation.
-        chain.is_none_or(|chain| !(*context).chain_wanted || chain(tensor, false, chain_data))
+        let goes_on = chain.is_none_or(|chain| !(*context).chain_wanted || chain(tensor, false, chain_data));
+        if !goes_on {
+            (*context).protected(|context| {
+                if let State::On(observer) = &mut context.state {
+                    observer.ask(std::ptr::null()); // that ends the graph's computation
+                }
+                false
+            });
+        }
+        goes_on
     }
 }
 
@@ -200,7 +208,7 @@ impl Context {
             return false;
         }
         if let State::New(ggml) = &self.state
-            && is_stage(&ggml.node(tensor))
+            && is_stage(ggml.as_ref(), &ggml.node(tensor))
             && let State::New(ggml) = std::mem::replace(&mut self.state, State::Off)
         {
             self.state = start(*ggml);
