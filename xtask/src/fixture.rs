@@ -2,7 +2,7 @@
 
 use crate::places;
 use anyhow::{Context, Result, ensure};
-use bitnet_models::{TinyArch, TinySpec, write_tiny_model};
+use bitnet_models::{TinyArch, TinySpec, TinyType, write_tiny_model};
 use clap::{Subcommand, ValueEnum};
 use std::{
     fs,
@@ -18,6 +18,34 @@ pub enum Fixture {
     /// The F32 and the I2_S file are one model: its matrices hold -s, 0 and +s, so that I2_S loses nothing, and its
     /// embedding table, which the quantiser turns into F16, holds values of F16.
     Bitnet(Bitnet),
+    /// A random model of four layers; the same options give the same bytes
+    ///
+    /// llama.cpp runs all of them, the Rust engine `llama`. `qwen2` has biases, `qwen3` norms of q and k, `gemma3` every
+    /// step that the stage vocabulary has for it, and a window of 8 tokens in every other layer.
+    Tiny(Tiny),
+}
+
+/// Options of `fixture tiny`.
+#[derive(clap::Args)]
+pub struct Tiny {
+    /// Architecture: llama, qwen2, qwen3 or gemma3
+    #[arg(long, value_parser = dense_arch)]
+    arch: TinyArch,
+    /// Types of the matrices: f32 or q4_1
+    #[arg(long = "type", value_name = "TYPE", default_value = "f32")]
+    weights: TinyType,
+    /// The model to write; replaced when it exists
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+}
+
+fn dense_arch(text: &str) -> Result<TinyArch, String> {
+    match text.parse() {
+        Ok(TinyArch::Bitnet | TinyArch::BitnetB158) | Err(_) => {
+            Err("it is llama, qwen2, qwen3 or gemma3".to_owned())
+        }
+        Ok(arch) => Ok(arch),
+    }
 }
 
 /// Options of `fixture bitnet`.
@@ -56,7 +84,18 @@ fn bitnet_arch(text: &str) -> Result<TinyArch, String> {
 /// # Errors
 /// Where the file can't be written, or bitnet.cpp's quantiser is not there or fails.
 pub fn run(fixture: &Fixture) -> Result<()> {
-    let Fixture::Bitnet(args) = fixture;
+    let args = match fixture {
+        Fixture::Bitnet(args) => args,
+        Fixture::Tiny(args) => {
+            let (arch, weights) = (args.arch, args.weights);
+            let spec = TinySpec {
+                arch,
+                weights,
+                ..TinySpec::default()
+            };
+            return Ok(write_tiny_model(&args.output, &spec)?);
+        }
+    };
     let mut spec = TinySpec::bitnet(args.arch);
     if args.wrap {
         (spec.wrap, spec.n_layer, spec.n_ff) = (true, 1, 4608);

@@ -21,7 +21,17 @@ pub enum TinyArch {
     Bitnet,
     /// `bitnet-b1.58`: squared ReLU, sub-norms; ternary weights.
     BitnetB158,
+    /// `qwen2`, for other engines: biases of q, k and v.
+    Qwen2,
+    /// `qwen3`, for other engines: norms of q and k.
+    Qwen3,
+    /// `gemma3`, for other engines: scaled embeddings and q, norms of q and k and after attention and feed-forward, GELU,
+    /// heads wider than `n_embd / n_head`, and a sliding window with a RoPE base of its own in every other layer.
+    Gemma3,
 }
+
+/// Tokens that a layer of the tiny Gemma 3 with a sliding window attends to.
+const WINDOW: usize = 8;
 
 impl TinyArch {
     /// As `general.architecture` says it.
@@ -30,11 +40,19 @@ impl TinyArch {
             Self::Llama => "llama",
             Self::Bitnet => "bitnet",
             Self::BitnetB158 => "bitnet-b1.58",
+            Self::Qwen2 => "qwen2",
+            Self::Qwen3 => "qwen3",
+            Self::Gemma3 => "gemma3",
         }
     }
 
     pub(crate) fn is_bitnet(self) -> bool {
-        self != Self::Llama
+        matches!(self, Self::Bitnet | Self::BitnetB158)
+    }
+
+    /// Whether q and k are normalised, head by head.
+    pub(crate) fn has_qk_norm(self) -> bool {
+        matches!(self, Self::Qwen3 | Self::Gemma3)
     }
 }
 
@@ -42,10 +60,19 @@ impl FromStr for TinyArch {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        [Self::Llama, Self::Bitnet, Self::BitnetB158]
+        let archs = [
+            Self::Llama,
+            Self::Bitnet,
+            Self::BitnetB158,
+            Self::Qwen2,
+            Self::Qwen3,
+            Self::Gemma3,
+        ];
+        let known = archs.map(Self::name).join(", ");
+        archs
             .into_iter()
             .find(|arch| arch.name() == text)
-            .ok_or_else(|| format!("{text:?} is not llama, bitnet or bitnet-b1.58"))
+            .ok_or_else(|| format!("{text:?} is none of {known}"))
     }
 }
 
@@ -121,10 +148,19 @@ impl TinySpec {
             ..Self::default()
         }
     }
+
+    /// Width of a head.
+    pub(crate) fn head_dim(&self) -> usize {
+        let divided = self.n_embd / self.n_head.max(1);
+        match self.arch {
+            TinyArch::Gemma3 => 2 * divided,
+            _ => divided,
+        }
+    }
 }
 
-/// Writes a random model that this engine, llama.cpp and bitnet.cpp load (the last alone has `bitnet-b1.58`):
-/// byte-level BPE with all 256 bytes, a few merges and control tokens, tied output, about 320 tokens.
+/// Writes a random model that this engine, llama.cpp and bitnet.cpp load (the last alone has `bitnet-b1.58`, llama.cpp
+/// alone the Qwens and Gemma): byte-level BPE with all 256 bytes, a few merges and control tokens, tied output, about 320 tokens.
 ///
 /// # Errors
 /// [`Error::Write`] when the file cannot be written, [`Error::Compute`] when the sizes are no multiples of 32.
@@ -164,9 +200,17 @@ fn metadata(spec: &TinySpec, tokens: Vec<String>, merges: Vec<String>) -> Vec<(S
         ("attention.head_count", count(spec.n_head)),
         ("attention.head_count_kv", count(spec.n_head_kv)),
         ("attention.layer_norm_rms_epsilon", Value::F32(1e-5)),
-        ("rope.dimension_count", count(spec.n_embd / spec.n_head.max(1))),
+        ("rope.dimension_count", count(spec.head_dim())),
         ("rope.freq_base", Value::F32(10_000.0)),
         ("vocab_size", count(tokens.len())),
+    ];
+    let of_gemma = [
+        ("attention.key_length", count(spec.head_dim())),
+        ("attention.value_length", count(spec.head_dim())),
+        ("attention.sliding_window", count(WINDOW)),
+        // the last of every two layers has none
+        ("attention.sliding_window_pattern", count(2)),
+        ("rope.freq_base_swa", Value::F32(1_000.0)),
     ];
     let of_all = [
         ("general.file_type", Value::U32(file_type)),
@@ -188,6 +232,9 @@ fn metadata(spec: &TinySpec, tokens: Vec<String>, merges: Vec<String>) -> Vec<(S
         ("general.name".to_owned(), text(&format!("tiny random {arch}"))),
     ];
     entries.extend(of_arch.map(|(key, value)| (format!("{arch}.{key}"), value)));
+    if spec.arch == TinyArch::Gemma3 {
+        entries.extend(of_gemma.map(|(key, value)| (format!("{arch}.{key}"), value)));
+    }
     entries.extend(of_all.map(|(key, value)| (key.to_owned(), value)));
     entries
 }

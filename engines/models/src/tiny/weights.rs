@@ -3,7 +3,7 @@
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 
-use super::{TinySpec, TinyType};
+use super::{TinyArch, TinySpec, TinyType};
 use crate::error::Error;
 use bitnet_gguf::{GgmlType, TensorInfo};
 
@@ -14,33 +14,36 @@ pub(super) type Weight = (TensorInfo, Vec<u8>);
 pub(super) fn weights(spec: &TinySpec, n_vocab: usize) -> Result<Vec<Weight>, Error> {
     let mut random = SplitMix64(spec.seed);
     let (embd, ff) = (spec.n_embd, spec.n_ff);
-    let head_dim = embd / spec.n_head.max(1);
+    let head_dim = spec.head_dim();
     let (q, kv) = (spec.n_head * head_dim, spec.n_head_kv * head_dim);
-    let bitnet = spec.arch.is_bitnet();
+    let arch = spec.arch;
     let mut out = vec![tensor("token_embd.weight", &[n_vocab, embd], spec, &mut random)?];
     for layer in 0..spec.n_layer {
-        let parts: [(&str, &[usize]); 11] = [
-            ("attn_norm", &[embd]),
-            ("attn_q", &[q, embd]),
-            ("attn_k", &[kv, embd]),
-            ("attn_v", &[kv, embd]),
-            ("attn_sub_norm", &[q]),
-            ("attn_output", &[embd, q]),
-            ("ffn_norm", &[embd]),
-            ("ffn_gate", &[ff, embd]),
-            ("ffn_up", &[ff, embd]),
-            ("ffn_sub_norm", &[ff]),
-            ("ffn_down", &[embd, ff]),
+        let (always, biases) = (true, arch == TinyArch::Qwen2);
+        let (sub_norms, post_norms) = (arch.is_bitnet(), arch == TinyArch::Gemma3);
+        let parts: [(bool, &str, &[usize]); 18] = [
+            (always, "attn_norm.weight", &[embd]),
+            (always, "attn_q.weight", &[q, embd]),
+            (biases, "attn_q.bias", &[q]),
+            (always, "attn_k.weight", &[kv, embd]),
+            (biases, "attn_k.bias", &[kv]),
+            (always, "attn_v.weight", &[kv, embd]),
+            (biases, "attn_v.bias", &[kv]),
+            (arch.has_qk_norm(), "attn_q_norm.weight", &[head_dim]),
+            (arch.has_qk_norm(), "attn_k_norm.weight", &[head_dim]),
+            (sub_norms, "attn_sub_norm.weight", &[q]),
+            (always, "attn_output.weight", &[embd, q]),
+            (post_norms, "post_attention_norm.weight", &[embd]),
+            (always, "ffn_norm.weight", &[embd]),
+            (always, "ffn_gate.weight", &[ff, embd]),
+            (always, "ffn_up.weight", &[ff, embd]),
+            (sub_norms, "ffn_sub_norm.weight", &[ff]),
+            (always, "ffn_down.weight", &[embd, ff]),
+            (post_norms, "post_ffw_norm.weight", &[embd]),
         ];
-        for (part, shape) in parts {
-            if bitnet || !part.ends_with("sub_norm") {
-                out.push(tensor(
-                    &format!("blk.{layer}.{part}.weight"),
-                    shape,
-                    spec,
-                    &mut random,
-                )?);
-            }
+        for (_, part, shape) in parts.into_iter().filter(|(has, ..)| *has) {
+            let name = format!("blk.{layer}.{part}");
+            out.push(tensor(&name, shape, spec, &mut random)?);
         }
     }
     out.push(tensor("output_norm.weight", &[embd], spec, &mut random)?);
@@ -50,6 +53,7 @@ pub(super) fn weights(spec: &TinySpec, n_vocab: usize) -> Result<Vec<Weight>, Er
 fn tensor(name: &str, shape: &[usize], spec: &TinySpec, random: &mut SplitMix64) -> Result<Weight, Error> {
     let embedding = name == "token_embd.weight";
     let values = match (shape, spec.arch.is_bitnet()) {
+        (&[count], _) if name.ends_with(".bias") => (0..count).map(|_| 0.5 * random.uniform()).collect(),
         (&[count], _) => norm(count, random),
         (&[rows, columns], true) if embedding => bytes(rows * columns, random),
         (&[rows, columns], true) => ternary(name, rows, columns, spec.wrap, random),
