@@ -221,7 +221,10 @@ impl StageGraph {
 
     /// What the first layer reads: the last stage before all layers.
     pub fn before_layers(&self) -> Option<&Stage> {
-        self.stages.iter().take_while(|s| s.scope != StageScope::Layer).last()
+        self.stages
+            .iter()
+            .take_while(|s| s.scope != StageScope::Layer)
+            .last()
     }
 
     /// Place of a record of `stage` and `layer` among those of its token; `None` for a stage that the

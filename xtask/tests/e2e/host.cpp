@@ -1,6 +1,6 @@
 // A llama.cpp program as others write them. It knows nothing of recording, unless it is compiled with ONE_LINE.
 //
-//   host MODEL [--flash] [--kv TYPE] [--batch N] [--ubatch N] [--seqs N] [--unified] [--threads N] [--contexts N] [--embeddings]
+//   host MODEL [--flash] [--kv TYPE] [--batch N] [--ubatch N] [--seqs N] [--unified] [--ring] [--threads N] [--contexts N] [--embeddings]
 //        [--last] [--chain] [--abort] STEP...
 //
 // A STEP is a batch: tokens as SEQ:ID,ID,..., parts joined by ';'. Positions go on from the sequence's last. Each context
@@ -113,6 +113,8 @@ int main(int argc, char **argv) {
             params.n_seq_max = number();
         } else if (flag == "--unified") {
             params.kv_unified = true;
+        } else if (flag == "--ring") {
+            params.swa_full = false;  // a sliding window's cache is as small as it can be
         } else if (flag == "--threads") {
             params.n_threads = params.n_threads_batch = static_cast<std::int32_t>(number());
         } else if (flag == "--contexts") {

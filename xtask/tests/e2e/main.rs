@@ -5,6 +5,7 @@
 #![cfg(feature = "inference")]
 
 mod align;
+mod archs;
 mod bad_input;
 mod bitnet;
 mod control;

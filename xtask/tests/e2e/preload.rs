@@ -70,6 +70,13 @@ fn hosts() -> &'static Hosts {
     })
 }
 
+/// `host.cpp` as it is, on another model.
+pub fn plain_host(model: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(&hosts().plain);
+    command.arg(model).args(args);
+    command
+}
+
 fn host(program: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(program);
     command.arg(f32()).args(args);
