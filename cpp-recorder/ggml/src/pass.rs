@@ -159,6 +159,7 @@ impl<H: Host> Observer<H> {
                 (product.tensor, product.computed) = (tensor, false);
                 return true;
             }
+            product.computed &= !stages::is_adapter(&self.host, &node); // which adds to it later
             self.finish_product();
         }
         let (stage, layer) = stages::of(&self.host, &node);
@@ -234,7 +235,7 @@ impl<H: Host> Observer<H> {
         } else {
             let form = Form::Stage(product.stage.layout);
             let shot = Shot::of(&node, &product.stage.name, product.layer, form);
-            self.refuse(&shot, "asked for, and not computed");
+            self.refuse(&shot, "a part of it only was seen");
         }
     }
 

@@ -91,8 +91,8 @@ pub fn of(host: &impl Host, node: &Node) -> (Option<&'static Stage>, Option<i32>
             Some(layer) => (find("Qcur", layer, "SCALE"), layer),
             None => (None, layer),
         },
-        // the output projection
-        "MUL_MAT" if unnamed => match made_of(1, "kqv_out", "") {
+        // the output projection, and not what an adapter adds to it
+        "MUL_MAT" if unnamed && !is_adapter(host, node) => match made_of(1, "kqv_out", "") {
             Some(layer) => (find("attn_out", layer, "MUL_MAT"), layer),
             None => (None, layer),
         },
@@ -114,6 +114,11 @@ pub fn finishes(host: &impl Host, node: &Node, product: Raw) -> bool {
         }
     };
     ["ADD", "MUL"].contains(&node.op()) && node.src[0] == product && is_weight(node.src[1])
+}
+
+/// Whether a node is an adapter's product: llama.cpp names its weights after those that they change.
+pub fn is_adapter(host: &impl Host, node: &Node) -> bool {
+    node.op() == "MUL_MAT" && !node.src[0].is_null() && host.node(node.src[0]).name().contains(".lora_")
 }
 
 /// The stage of a node of this name.
@@ -138,6 +143,7 @@ pub fn split_name(name: &str) -> (&str, Option<i32>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::ffi::CStr;
 
     #[test]
     fn names_and_operators_lead_to_stages() {
@@ -160,6 +166,87 @@ mod tests {
         assert_eq!(split_name("a-1234567"), ("a-1234567", None));
         assert_eq!(split_name("-1"), ("-1", None));
         assert_eq!(split_name("x-"), ("x-", None));
+    }
+
+    /// Tensors in the test's own memory.
+    struct Graph;
+
+    // SAFETY: a tensor is a `Node` of a test, and there are no bytes
+    unsafe impl Host for Graph {
+        fn node(&self, tensor: Raw) -> Node {
+            // SAFETY: see above
+            unsafe { *tensor.cast::<Node>() }
+        }
+
+        fn bytes(&self, _: Raw) -> (*const u8, usize) {
+            (std::ptr::null(), 0)
+        }
+
+        fn copy(&self, _: Raw, _: &mut [u8]) {}
+    }
+
+    fn node(name: &'static CStr, op: &'static CStr, sources: &[&Node]) -> Node {
+        let mut node = Node {
+            name: name.as_ptr(),
+            op: op.as_ptr(),
+            ..Node::default()
+        };
+        for (to, &source) in node.src.iter_mut().zip(sources) {
+            *to = std::ptr::from_ref(source).cast();
+        }
+        node
+    }
+
+    #[test]
+    fn what_has_no_name_is_known_by_what_it_is_made_of() {
+        let of = |node: Node| {
+            let (stage, layer) = of(&Graph, &node);
+            stage.map(|stage| (stage.name.as_str(), layer))
+        };
+        let weight = node(c"blk.3.attn_output.weight", c"NONE", &[]);
+        let adapter = node(c"blk.3.attn_output.weight.lora_a", c"NONE", &[]);
+        let (tokens, mixed) = (
+            node(c"inp_tokens", c"NONE", &[]),
+            node(c"inp_mixed_tokens", c"NONE", &[]),
+        );
+        let (rope, context) = (node(c"Qcur-3", c"ROPE", &[]), node(c"kqv_out-3", c"CONT", &[]));
+        let (product, gate) = (
+            node(c"node_9", c"MUL_MAT", &[]),
+            node(c"ffn_relu-3", c"UNARY", &[]),
+        );
+        let unnamed = |op, sources: &[&Node]| of(node(c"node_7", op, sources));
+        assert_eq!(
+            unnamed(c"GET_ROWS", &[&weight, &tokens]),
+            Some(("embeddings", None))
+        );
+        assert_eq!(unnamed(c"GET_ROWS", &[&weight, &mixed]), None);
+        assert_eq!(unnamed(c"SCALE", &[&rope]), Some(("q_scaled", Some(3))));
+        assert_eq!(unnamed(c"SCALE", &[&context]), None);
+        assert_eq!(
+            unnamed(c"MUL_MAT", &[&weight, &context]),
+            Some(("attn_out", Some(3)))
+        );
+        assert_eq!(unnamed(c"MUL_MAT", &[&adapter, &context]), None);
+        assert_eq!(
+            of(node(c"kq-3", c"MUL_MAT", &[&weight, &context])),
+            Some(("attn_scores", Some(3)))
+        );
+        let last = |source| of(node(c"ffn_out-3", c"MUL", &[source, &weight]));
+        assert_eq!(last(&product), Some(("ffn_down", Some(3))));
+        assert_eq!(last(&gate), Some(("ffn_act", Some(3))));
+    }
+
+    #[test]
+    fn a_bias_and_a_scale_finish_a_product_and_nothing_else_does() {
+        let product = node(c"Qcur-0", c"MUL_MAT", &[]);
+        let raw: Raw = std::ptr::from_ref(&product).cast();
+        let bias = node(c"blk.0.attn_q.bias", c"NONE", &[]);
+        let stream = node(c"inp_embd", c"NONE", &[]);
+        let finishes = |op, a: &Node, b: &Node| finishes(&Graph, &node(c"Qcur-0", op, &[a, b]), raw);
+        assert!(finishes(c"ADD", &product, &bias) && finishes(c"MUL", &product, &bias));
+        assert!(!finishes(c"ADD", &product, &stream), "a residual");
+        assert!(!finishes(c"ADD", &stream, &bias), "of another product");
+        assert!(!finishes(c"SUB", &product, &bias));
     }
 
     #[test]
