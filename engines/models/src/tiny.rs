@@ -117,6 +117,8 @@ pub struct TinySpec {
     /// Ternary feed-forward weights under which every input of `ffn_down` is as large as any other and all of them are
     /// added: from `n_ff` = 2176 on, the 16-bit lanes in which bitnet.cpp adds I2_S products wrap around.
     pub wrap: bool,
+    /// A factor of its own for each matrix of a layer, beside it in the file (`.scale`).
+    pub scales: bool,
     /// Seed of the weights.
     pub seed: u64,
 }
@@ -132,6 +134,7 @@ impl Default for TinySpec {
             n_head_kv: 2,
             n_ff: 128,
             wrap: false,
+            scales: false,
             seed: 0,
         }
     }

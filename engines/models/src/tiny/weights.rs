@@ -44,6 +44,9 @@ pub(super) fn weights(spec: &TinySpec, n_vocab: usize) -> Result<Vec<Weight>, Er
         for (_, part, shape) in parts.into_iter().filter(|(has, ..)| *has) {
             let name = format!("blk.{layer}.{part}");
             out.push(tensor(&name, shape, spec, &mut random)?);
+            if let (true, &[_, _], Some(matrix)) = (spec.scales, shape, name.strip_suffix(".weight")) {
+                out.push(tensor(&format!("{matrix}.scale"), &[1], spec, &mut random)?);
+            }
         }
     }
     out.push(tensor("output_norm.weight", &[embd], spec, &mut random)?);
