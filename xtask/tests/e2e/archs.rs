@@ -37,13 +37,16 @@ const EVERYWHERE: [&str; 19] = [
     "layer_out",
 ];
 const QK_NORMS: [&str; 2] = ["q_norm", "k_norm"];
-const GEMMA: [&str; 6] = [
-    "embd_scaled",
-    "q_norm",
-    "k_norm",
-    "q_scaled",
-    "attn_post_norm",
-    "ffn_post_norm",
+
+/// Products with weights: input, weight, and whether Qwen 2 has a bias there.
+const PRODUCTS: [(&str, &str, &str, bool); 7] = [
+    ("q_proj", "attn_norm", "attn_q", true),
+    ("k_proj", "attn_norm", "attn_k", true),
+    ("v_proj", "attn_norm", "attn_v", true),
+    ("attn_out", "attn_ctx", "attn_output", false),
+    ("ffn_gate", "ffn_norm", "ffn_gate", false),
+    ("ffn_up", "ffn_norm", "ffn_up", false),
+    ("ffn_down", "ffn_act", "ffn_down", false),
 ];
 
 /// A model's sizes, as its file tells them.
@@ -116,10 +119,15 @@ struct Fixture {
 }
 
 fn tiny(arch: TinyArch) -> Fixture {
+    written(arch, false)
+}
+
+fn written(arch: TinyArch, scales: bool) -> Fixture {
     let dir = tempfile::tempdir().expect("a folder");
     let path = dir.path().join("tiny.gguf");
     let spec = TinySpec {
         arch,
+        scales,
         ..TinySpec::default()
     };
     write_tiny_model(&path, &spec).expect("a model");
@@ -224,12 +232,10 @@ impl Tensors {
                     .map(|p| dot(q, &self.get("k_cache", layer, p)[kv..][..dim]))
                     .collect();
                 if let Some(scores) = scores {
-                    assert_near(
-                        &scores[head * (seq + 1)..][..=seq],
-                        &exact,
-                        tolerance,
-                        &at("attn_scores"),
-                    );
+                    let keys = (0..=seq).map(|p| norm(&self.get("k_cache", layer, p)[kv..][..dim]));
+                    let bound = tolerance * norm(q) * keys.fold(0.0, f32::max);
+                    let scores = &scores[head * (seq + 1)..][..=seq];
+                    assert_within(scores, &exact, bound, &at("attn_scores"));
                 }
                 let weights = softmax(&exact[first..], sizes.scale);
                 if let Some(probs) = probs {
@@ -271,16 +277,21 @@ fn softmax(scores: &[f32], scale: f32) -> Vec<f32> {
     weights.into_iter().map(|w| w / sum).collect()
 }
 
-/// That two vectors differ by no more than `tolerance` of the larger one's greatest element.
+fn norm(x: &[f32]) -> f32 {
+    dot(x, x).sqrt()
+}
+
+/// That two vectors differ by no more than `tolerance` of the expected one's greatest element.
 fn assert_near(found: &[f32], expected: &[f32], tolerance: f32, what: &str) {
-    assert_eq!(found.len(), expected.len(), "{what}");
     let size = expected.iter().fold(f32::MIN_POSITIVE, |max, x| max.max(x.abs()));
-    let worst = found
-        .iter()
-        .zip(expected)
-        .map(|(a, b)| (a - b).abs())
-        .fold(0.0, f32::max);
-    assert!(worst <= tolerance * size, "{what}: {worst} of {size}");
+    assert_within(found, expected, tolerance * size, what);
+}
+
+fn assert_within(found: &[f32], expected: &[f32], bound: f32, what: &str) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    let apart = found.iter().zip(expected).map(|(a, b)| (a - b).abs());
+    let worst = apart.fold(0.0, f32::max);
+    assert!(worst <= bound, "{what}: {worst} is more than {bound}");
 }
 
 fn sum(a: &[f32], b: &[f32]) -> Vec<f32> {
@@ -298,28 +309,45 @@ fn both(db: &Db, model: &Path, ids: &str) -> Tensors {
     Tensors::of(db, "runner")
 }
 
+/// Asserts that these products are those of the recorded inputs, scaled and with their biases.
+fn assert_products(tensors: &Tensors, model: &Fixture, products: &[(&str, &str, &str, bool)], biases: bool) {
+    let gguf = Gguf::open(&model.path).expect("a model");
+    for &(stage, input, weight, has_bias) in products {
+        for layer in 0..model.sizes.layers {
+            let (x, found) = (tensors.get(input, layer, 5), tensors.get(stage, layer, 5));
+            let weight = format!("blk.{layer}.{weight}");
+            let vector = |end: &str| {
+                let tensor = gguf.tensor(&format!("{weight}.{end}")).expect("a vector");
+                let bytes = gguf.read_tensor(tensor).expect("its bytes");
+                let values = bytes.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b));
+                values.collect::<Vec<_>>()
+            };
+            let scale = vector("scale")[0];
+            assert_ne!(scale, 1.0);
+            let y = product(&gguf, &format!("{weight}.weight"), Activations::Exact, x).expect("a product");
+            let y: Vec<f32> = y.iter().map(|y| y * scale).collect();
+            let y = if has_bias && biases {
+                sum(&y, &vector("bias"))
+            } else {
+                y
+            };
+            assert_near(found, &y, 1e-5, &format!("{stage} of layer {layer}"));
+        }
+    }
+}
+
 #[test]
 #[ignore = "needs `make setup`; run `make e2e`"]
-fn qwen_2_s_products_are_recorded_with_their_biases() {
-    let (db, model) = (Db::new(), tiny(TinyArch::Qwen2));
+fn products_are_recorded_with_their_scales_and_biases() {
+    let (db, model) = (Db::new(), written(TinyArch::Qwen2, true));
     let tensors = both(&db, &model.path, &ids(12, 300));
     let stages = OUTSIDE.into_iter().chain(EVERYWHERE).collect();
     tensors.assert_whole(&stages, &model.sizes, 12);
     tensors.assert_attention(&model.sizes, 1e-4);
-    let gguf = Gguf::open(&model.path).expect("a model");
-    for (stage, weight) in [("q_proj", "attn_q"), ("k_proj", "attn_k"), ("v_proj", "attn_v")] {
-        for layer in 0..model.sizes.layers {
-            let (x, found) = (tensors.get("attn_norm", layer, 5), tensors.get(stage, layer, 5));
-            let weight = format!("blk.{layer}.{weight}");
-            let y = product(&gguf, &format!("{weight}.weight"), Activations::Exact, x).expect("a product");
-            let bias = gguf.tensor(&format!("{weight}.bias")).expect("a bias");
-            let bias = gguf.read_tensor(bias).expect("its bytes");
-            let bias: Vec<f32> = (bias.as_chunks().0.iter())
-                .map(|&b| f32::from_le_bytes(b))
-                .collect();
-            assert_near(found, &sum(&y, &bias), 1e-5, &format!("{stage} of layer {layer}"));
-        }
-    }
+    assert_products(&tensors, &model, &PRODUCTS[..4], true); // its other scales are not used
+    let (db, model) = (Db::new(), written(TinyArch::Qwen3, true));
+    let tensors = both(&db, &model.path, &ids(12, 300));
+    assert_products(&tensors, &model, &PRODUCTS, false);
 }
 
 #[test]
@@ -339,7 +367,7 @@ fn qwen_3_is_recorded_with_its_norms_of_q_and_k() {
 fn gemma_3_is_recorded_whole_and_its_residual_stream_adds_up() {
     let (db, model) = (Db::new(), tiny(TinyArch::Gemma3));
     let tensors = both(&db, &model.path, &ids(40, 300));
-    let stages = OUTSIDE.into_iter().chain(EVERYWHERE).chain(GEMMA).collect();
+    let stages = OUTSIDE.into_iter().chain(EVERYWHERE).chain(OF_GEMMA).collect();
     tensors.assert_whole(&stages, &model.sizes, 40);
     tensors.assert_attention(&model.sizes, 1e-4);
     for seq in [0, 39] {
@@ -370,7 +398,11 @@ fn fused_attention_s_context_is_that_of_the_window() {
     );
     let tensors = Tensors::of(&db, "fused");
     let fused = |stage: &&str| !["attn_scores", "attn_probs"].contains(stage);
-    let stages = OUTSIDE.into_iter().chain(EVERYWHERE).chain(GEMMA).filter(fused);
+    let stages = OUTSIDE
+        .into_iter()
+        .chain(EVERYWHERE)
+        .chain(OF_GEMMA)
+        .filter(fused);
     tensors.assert_whole(&stages.collect(), &model.sizes, 40);
     // The products of probabilities and values are added in F16 there.
     assert_eq!(tensors.assert_attention(&model.sizes, 5e-3), 0);
@@ -440,7 +472,7 @@ fn a_real_gemma_3_is_recorded_beyond_its_window() {
     assert_eq!(db.manifest("gemma")["dropped"]["total"], 0);
     let tensors = Tensors::of(&db, "gemma");
     let sizes = Sizes::GEMMA_270M;
-    for &stage in EVERYWHERE.iter().chain(&GEMMA) {
+    for &stage in EVERYWHERE.iter().chain(&OF_GEMMA) {
         let layer = if stage == "embd_scaled" { -1 } else { 5 };
         let shape = &tensors.0[&(stage.to_owned(), layer, 599)].0;
         assert!(

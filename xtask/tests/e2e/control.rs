@@ -25,7 +25,7 @@ fn both_engines_match_within_1e_4_on_every_stage_and_position_of_f32_weights() {
     for stage in StageGraph::builtin()
         .stages()
         .iter()
-        .filter(|s| !s.name.ends_with("sub_norm"))
+        .filter(|s| !s.name.ends_with("sub_norm") && !OF_GEMMA.contains(&s.name.as_str()))
     {
         let layers = match stage.scope {
             StageScope::Model => vec![-1],

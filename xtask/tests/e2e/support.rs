@@ -20,6 +20,16 @@ pub const POSITIONS: usize = PROMPT_LEN + MAX_TOKENS - 1;
 /// Layers of SmolLM2-135M.
 pub const LAYERS: usize = 30;
 
+/// Stages of the vocabulary that models of the archs `llama` and `bitnet` lack, and Gemma 3 has.
+pub const OF_GEMMA: [&str; 6] = [
+    "embd_scaled",
+    "q_norm",
+    "k_norm",
+    "q_scaled",
+    "attn_post_norm",
+    "ffn_post_norm",
+];
+
 pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("..")
