@@ -151,8 +151,11 @@ fn runner(model: &Path, ids: &str, more: &[&str]) -> Command {
     command
 }
 
-/// The tensors of a run.
-struct Tensors(BTreeMap<(String, i32, usize), (Vec<i64>, Vec<f32>)>);
+/// Stage, layer and position.
+type Key = (String, i32, usize);
+
+/// The tensors of a run: shapes and values.
+struct Tensors(BTreeMap<Key, (Vec<i64>, Vec<f32>)>);
 
 impl Tensors {
     fn of(db: &Db, name: &str) -> Self {
