@@ -10,7 +10,16 @@ use serde::Serialize;
 use std::collections::BTreeSet;
 
 /// Stages that only some architectures compute: without a record of them, they are taken not to exist.
-const OPTIONAL: [&str; 2] = ["attn_sub_norm", "ffn_sub_norm"];
+const OPTIONAL: [&str; 8] = [
+    "embd_scaled",
+    "q_norm",
+    "k_norm",
+    "q_scaled",
+    "attn_sub_norm",
+    "attn_post_norm",
+    "ffn_sub_norm",
+    "ffn_post_norm",
+];
 
 /// An input that was compared.
 #[derive(Debug, Clone, PartialEq, Serialize)]
