@@ -5,6 +5,7 @@ use crate::{
     floor::{Floor, Judgement},
     ids::TokenIds,
     judge::{Outcome, Reason, Verdict, WrongCount, by_elements, by_metadata, by_values},
+    local::LocalView,
     metrics::Metrics,
     plan::{AlignPlan, Key, Step, Steps},
     records::{Records, Side},
@@ -123,6 +124,9 @@ pub enum Status {
     Error,
 }
 
+/// The rule of [`Comparison::judge_locally`], in words.
+const LOCAL: &str = "the exact result of its own recorded inputs";
+
 /// Two runs, compared.
 pub struct Comparison<'a> {
     /// The left run, the reference.
@@ -139,6 +143,8 @@ pub struct Comparison<'a> {
     pub outcomes: Vec<Outcome>,
     /// What the floor said, where one was given.
     pub floor: Option<Judgement>,
+    /// What the referee said, where it was asked.
+    pub local: Option<LocalView>,
     /// The token ids.
     pub ids: TokenIds,
     /// The verdicts, counted.
@@ -199,6 +205,7 @@ pub fn compare<'a>(
         plan,
         outcomes,
         floor,
+        local: None,
         ids,
         counts,
         verified: options.verify.then_some(hashes),
@@ -374,6 +381,9 @@ impl Comparison<'_> {
         let (Some(a), Some(b)) = self.metas(step) else {
             return None;
         };
+        if let Some(Reason::Local(_)) = self.outcomes[step].reason {
+            return Some(Applied::referee());
+        }
         if let Some(floor) = self.floor.as_ref().filter(|f| !f.knows_clean(step)) {
             return Some(Applied::floor(&floor.file, &floor.text()));
         }
@@ -392,13 +402,21 @@ impl Comparison<'_> {
     /// What records are judged by, in words.
     pub fn judged_by(&self) -> String {
         let tolerance = self.options.tolerance.to_string();
-        match &self.floor {
+        let propagated = match &self.floor {
             None => tolerance,
             Some(floor) if floor.without_floor == 0 => floor.text(),
             Some(floor) => format!(
                 "{}; {} without one by {tolerance}",
                 floor.text(),
                 crate::num::plural(floor.without_floor, "record")
+            ),
+        };
+        match &self.local {
+            None => propagated,
+            Some(local) if local.untold == 0 => LOCAL.to_owned(),
+            Some(local) => format!(
+                "{LOCAL}; {} that cannot be told by {propagated}",
+                crate::num::plural(local.untold, "record")
             ),
         }
     }

@@ -75,7 +75,10 @@ pub fn origins(
         .filter(diverged)
         .filter(|i| {
             let first_of_request = requests_seen.insert(plan.steps[*i].key.request);
-            if evaluated.contains(i) {
+            // Judged by its own inputs, whatever became of them.
+            if matches!(outcomes[*i].reason, Some(Reason::Local(_))) {
+                true
+            } else if evaluated.contains(i) {
                 !dirty_inputs.contains(i) && begins(&outcomes[*i])
             } else {
                 first_of_request

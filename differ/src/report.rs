@@ -5,6 +5,7 @@ use crate::{
     compare::{Comparison, Counts, Status},
     floor::Judgement,
     judge::{Reason, Verdict},
+    local::LocalView,
     num,
     plan::Key,
     records::Side,
@@ -278,6 +279,9 @@ pub struct Common {
     /// What the floor said, where one was given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub floor: Option<Judgement>,
+    /// What the referee said, where it was asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub local: Option<LocalView>,
     /// What both runs were given.
     pub given: Vec<Given>,
     /// The token ids.
@@ -315,6 +319,7 @@ impl Common {
             identical_with_nan: identical_with_nan(comparison),
             tolerance: comparison.judged_by(),
             floor: comparison.floor.clone(),
+            local: comparison.local.clone(),
             given: given(comparison.left, comparison.right, &comparison.ids),
             token_ids: comparison.ids.clone(),
             runs: Runs::of(comparison.left, comparison.right),
@@ -377,6 +382,10 @@ pub(crate) fn notes(comparison: &Comparison<'_>) -> Vec<Note> {
         &comparison.ids,
         &comparison.options.tolerance,
     );
+    if let Some(local) = &comparison.local {
+        notes.retain(|n| n.kind != "quantised");
+        notes.extend(local.notes());
+    }
     if let Some((floor, _)) = &comparison.options.floor {
         notes.retain(|n| n.kind != "quantised");
         notes.extend(floor.notes(&[comparison.left, comparison.right]));

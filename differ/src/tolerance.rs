@@ -324,6 +324,15 @@ impl Applied {
         }
     }
 
+    /// The model's own mathematics.
+    pub(crate) fn referee() -> Self {
+        Self {
+            gates: Gates::default(),
+            source: "referee".to_owned(),
+            text: "the exact result of its own recorded inputs, but for rounding".to_owned(),
+        }
+    }
+
     /// Gates and where they come from.
     pub fn new(gates: Gates, source: &str) -> Self {
         Self {

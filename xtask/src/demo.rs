@@ -101,9 +101,9 @@ pub fn run(args: &Args) -> Result<()> {
     ))?;
     demo.show(&["first"], &["cpp-f32", "rust-fault"], 1)?;
 
-    say("3. The Q4_1 model as users run it. How far apart are the engines, and from where?")?;
+    say("3. The Q4_1 model as users run it. The logits are percents apart: is one of the engines wrong?")?;
     demo.show(&["tokens"], &["cpp", "rust"], 1)?;
-    demo.show(&["first"], &["cpp", "rust"], 1)?;
+    demo.show(&["judge"], &["cpp", "rust"], 0)?;
     demo.show(
         &[
             "query", "--seq", "3", "--layer", "0", "--run", "cpp", "--run", "rust",
@@ -154,7 +154,7 @@ impl Demo<'_> {
         // One 8-bit code that rounds the other way on another processor is 2e-3.
         let floor = ["compare", "--rel-l2", "5e-3"];
         self.show(&floor, &["bitnet-cpp", "bitnet-rust"], 0)?;
-        self.show(&["first"], &["bitnet-cpp", "bitnet-exact"], 1)
+        self.show(&["first"], &["bitnet-cpp", "bitnet-exact"], 0)
     }
 
     /// Records a C++ engine, then the Rust engine, with more arguments, on the ids that the first one generated.

@@ -11,7 +11,7 @@ use bitnet_diff::{
 };
 use bitnet_trace_schema::{StageGraph, selection::Selection};
 use bitnet_trace_store::Filter;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use std::path::{Path, PathBuf};
 
 /// Which records to take.
@@ -91,6 +91,11 @@ pub struct ToleranceArgs {
 }
 
 impl ToleranceArgs {
+    fn is_given(&self) -> bool {
+        let gates = [self.rel_l2, self.max_abs, self.max_rel, self.cosine];
+        self.exact || self.ulp.is_some() || self.tolerance.is_some() || gates.iter().any(Option::is_some)
+    }
+
     fn read(&self) -> Result<Tolerance, Error> {
         if let Some(file) = &self.tolerance {
             return Ok(Tolerance::from_toml(&read(file)?, &name_of(file))?);
@@ -111,9 +116,38 @@ impl ToleranceArgs {
     }
 }
 
+/// When records are held against the exact result of their own recorded inputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Local {
+    /// Where no tolerance is given, the model file is at hand, and records differ by more than the default tolerance (or a
+    /// floor is given).
+    #[default]
+    Auto,
+    /// Always; it is an error where that cannot be.
+    Always,
+    /// Never.
+    Never,
+}
+
 /// How pairs of records are judged.
 #[derive(Debug, Clone, Args)]
 pub struct JudgeArgs {
+    /// Hold each record against the exact result of its own recorded inputs, computed from the model file; what cannot be
+    /// told so is judged by the floor or the tolerance
+    #[arg(
+        long,
+        value_enum,
+        value_name = "WHEN",
+        default_value_t,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "always",
+        help_heading = "Tolerance"
+    )]
+    pub local: Local,
+    /// The model file, for --local [default: the one that the runs name]
+    #[arg(long, value_name = "FILE", help_heading = "Tolerance")]
+    pub model: Option<PathBuf>,
     /// Judge by a floor that `calibrate` measured on sound runs, and by the tolerance only where it has nothing
     #[arg(long, value_name = "FILE", help_heading = "Tolerance")]
     floor: Option<PathBuf>,
@@ -123,6 +157,15 @@ pub struct JudgeArgs {
 }
 
 impl JudgeArgs {
+    /// Whether records are judged by their own inputs, if that can be.
+    pub fn wants_local(&self, compare: &CompareArgs) -> bool {
+        match self.local {
+            Local::Auto => !compare.tolerance.is_given(),
+            Local::Always => true,
+            Local::Never => false,
+        }
+    }
+
     /// The library's options, of what is judged and how.
     pub fn options(&self, compare: &CompareArgs, until: Until) -> Result<Options, Failure> {
         Ok(Options {

@@ -54,6 +54,7 @@ pub fn run(args: Args) -> Result<Output, Failure> {
         args.left,
         args.right,
         &args.compare,
+        &args.judge,
         &options,
         |comparison, labels, notes| {
             let mut report = CompareReport::of(comparison);

@@ -1,6 +1,6 @@
 use super::{
     args::{CompareArgs, JudgeArgs},
-    open,
+    local, open,
     output::{Failure, Output},
     plan::explain_plan,
     progress::Progress,
@@ -57,6 +57,7 @@ pub fn run(args: Args) -> Result<Output, Failure> {
         args.left,
         args.right,
         &args.compare,
+        &args.judge,
         &options,
         |comparison, labels, notes| {
             let mut report = FirstReport::of(comparison);
@@ -74,6 +75,7 @@ pub fn with_comparison<T>(
     left: PathBuf,
     right: PathBuf,
     args: &CompareArgs,
+    judge: &JudgeArgs,
     options: &Options,
     then: impl FnOnce(&Comparison<'_>, &Labels, Vec<Note>) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
@@ -84,13 +86,24 @@ pub fn with_comparison<T>(
         graph: &graph,
         mapping: mapping.as_ref(),
     };
-    let (left, right) = open::both(&left, &right, names)?;
+    let paths = (left, right);
+    let (left, right) = open::both(&paths.0, &paths.1, names)?;
     let (a, b) = (left.side(), right.side());
+    let referee = local::Wanted::of(judge, args, [&a, &b])?;
+    let to_the_end = Options {
+        until: Until::End,
+        ..options.clone()
+    };
+    // What is judged by its own inputs may differ anywhere before.
+    let options = if referee.is_some() { &to_the_end } else { options };
     let progress = Progress::new();
-    let comparison = compare(&a, &b, &graph, options, &|done, total| {
+    let mut comparison = compare(&a, &b, &graph, options, &|done, total| {
         progress.update(done, total)
     })?;
     drop(progress);
+    if let Some(referee) = referee.filter(|r| r.is_needed(&comparison)) {
+        referee.judge(&mut comparison, (&paths.0, &paths.1), names)?;
+    }
     let labels = Labels::new(args.labels.clone(), a.name, b.name);
     let notes = names.notes(&[&left, &right]);
     then(&comparison, &labels, notes)

@@ -1,20 +1,17 @@
 use super::{
     args::{self, Filters},
-    open,
+    local, open,
     output::{Failure, Format, Output},
-    progress::Progress,
 };
 use bitnet_diff::{
-    Error,
     compare::{Options, gate},
     exit,
-    local::{Indexed, JudgeReport, Which, audit, check_model, model_of},
+    local::{Indexed, JudgeReport, Which},
     mapping::Which as MappedSide,
     records::Side,
     render,
     report::Labels,
 };
-use bitnet_referee::Referee;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
@@ -83,22 +80,13 @@ pub fn run(args: Args) -> Result<Output, Failure> {
     // Of one run, whether it is complete.
     gate(sides[0], sides[sides.len() - 1], &options)?;
 
-    let model = args.model.or_else(|| model_of(&sides)).ok_or_else(no_model)?;
-    check_model(&model, &sides)?;
-    let referee = Referee::open(&model).map_err(Error::from)?;
+    let (model, referee) = local::referee(args.model.as_deref(), &sides)?;
     let which = Which {
         filter: args.filters.filter(),
         sample: args.sample.map(NonZeroUsize::get),
     };
     let runs: Vec<Indexed<'_>> = sides.iter().map(|side| Indexed::new(side)).collect();
-    let progress = Progress::of("stages");
-    let mut audits = Vec::new();
-    for (i, run) in runs.iter().enumerate() {
-        audits.push(audit(&referee, run, &which, &|done, total| {
-            progress.update(i * total + done, sides.len() * total);
-        })?);
-    }
-    drop(progress);
+    let audits = local::audits(&referee, &runs, &which)?;
     let audits: Vec<_> = runs.iter().zip(&audits).collect();
     let mut report = JudgeReport::of(&referee, model.display().to_string(), &audits);
     report
@@ -107,9 +95,4 @@ pub fn run(args: Args) -> Result<Output, Failure> {
     let labels = Labels::new(args.labels, sides[0].name, sides[sides.len() - 1].name);
     let code = exit::code(report.status);
     Output::new(args.format, &report, || render::judge(&report, &labels), code)
-}
-
-fn no_model() -> Failure {
-    let message = "the runs name no model file that is there; give the GGUF with --model";
-    Failure::new("no_model", message.to_owned())
 }

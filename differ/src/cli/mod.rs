@@ -11,6 +11,7 @@ mod first;
 mod import;
 mod judge;
 mod launch;
+mod local;
 mod open;
 mod output;
 mod plan;

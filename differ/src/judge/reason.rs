@@ -1,4 +1,4 @@
-use crate::{floor::FloorReason, num, tolerance::Broken};
+use crate::{floor::FloorReason, local::LocalReason, local::Who, num, tolerance::Broken};
 use std::fmt;
 
 /// Why a pair diverged or could not be compared.
@@ -8,6 +8,8 @@ pub enum Reason {
     Gates(Vec<Broken>),
     /// Beyond the floor, with other records of its stage.
     Floor(FloorReason),
+    /// One side is not the exact result of its own recorded inputs.
+    Local(LocalReason),
     /// A NaN or infinity against something else: the first such pair.
     NonFinite {
         /// Left element.
@@ -80,6 +82,7 @@ impl Reason {
         match self {
             Self::Gates(_) => "tolerance",
             Self::Floor(_) => "floor",
+            Self::Local(_) => "local",
             Self::NonFinite { .. } => "non_finite",
             Self::NanBoth { .. } => "nan_both",
             Self::FutureMass { .. } => "future_mass",
@@ -109,6 +112,22 @@ impl fmt::Display for Reason {
                 f.write_str(&texts.join(", "))
             }
             Self::Floor(reason) => reason.fmt(f),
+            Self::Local(reason) => {
+                let side = match reason.side {
+                    Who::Right => "right",
+                    _ => "left",
+                };
+                let (rel_l2, expected) = (num::sci(reason.rel_l2), num::sci(reason.expected));
+                write!(
+                    f,
+                    "the {side} side is off by relative L2 {rel_l2} from the exact result of its own recorded inputs \
+                     (rounding explains {expected})"
+                )?;
+                match reason.both {
+                    true => f.write_str(", and the other one is off as well"),
+                    false => Ok(()),
+                }
+            }
             Self::NonFinite { left, right, count } => {
                 let (left, right) = (num::sig(*left, 4), num::sig(*right, 4));
                 write!(

@@ -22,6 +22,7 @@ pub struct Measured {
     pub rel_l2: f64,
     /// The same in units of what rounding is expected to do: beyond 1 the record is off.
     pub units: f64,
+    expected: f64,
     /// The factor on the exact result, where the recorded one is that and nothing else (a cosine beyond 0.9995).
     pub scale: Option<f64>,
 }
@@ -75,6 +76,11 @@ impl Measured {
         self.units > 1.0
     }
 
+    /// The largest relative L2 that rounding explains.
+    pub fn expected(&self) -> f64 {
+        self.expected
+    }
+
     fn of(token: Token, recorded: &[f64], exact: &[f64], expected: f64) -> Self {
         let (mut apart, mut size, mut along, mut own) = (0.0, 0.0, 0.0, 0.0);
         for (i, &found) in recorded.iter().enumerate() {
@@ -94,6 +100,7 @@ impl Measured {
             token,
             rel_l2,
             units: rel_l2 / expected,
+            expected,
             scale: (along * along > 0.999 * size * own).then(|| along / size),
         }
     }
@@ -217,7 +224,8 @@ fn stage_audit(
     let lone = |record: &Measured| limits(record.token.seq).map_or(0.0, |e| e.lone);
     if audit.off().count() < SEVERAL {
         for record in &mut audit.records {
-            record.units = record.rel_l2 / lone(record);
+            record.expected = lone(record);
+            record.units = record.rel_l2 / record.expected;
         }
     }
     audit

@@ -321,10 +321,7 @@ fn of_run(audit: &Audit, run: &str, side: Who) -> Vec<(Finding, usize)> {
 fn set_first(finding: &mut Finding, stage: &StageAudit, first: &Measured) {
     finding.first = stage.key(first.token);
     finding.rel_l2 = first.rel_l2;
-    finding.expected = first.rel_l2 / first.units;
-    if !finding.expected.is_finite() || finding.expected == 0.0 {
-        finding.expected = stage.expected;
-    }
+    finding.expected = first.expected();
     finding.scale = first.scale;
 }
 

@@ -176,6 +176,11 @@ fn measures(out: &mut String, d: &Divergence, labels: &Labels) {
     let source = &d.tolerance.source;
     let with_source = match d.reason.kind {
         "tolerance" | "hash" | "floor" => format!("{} ({source})", d.reason.message),
+        "local" => {
+            let sides = [("the left side", &labels.left), ("the right side", &labels.right)];
+            let named = |text: String, (side, label): (&str, &String)| text.replacen(side, label, 1);
+            sides.into_iter().fold(d.reason.message.clone(), named)
+        }
         _ => d.reason.message.clone(),
     };
     let Some(m) = &d.metrics else {

@@ -36,6 +36,7 @@ pub use tokens::tokens;
 
 use crate::{
     compare::Counts,
+    local::LocalView,
     num::plural,
     report::{Common, Labels, RunView},
 };
@@ -117,8 +118,32 @@ fn counted(counts: &Counts) -> String {
         .join(", ")
 }
 
+/// Which rule spoke of how many records.
+fn refereed(local: &LocalView) -> String {
+    let mut text = format!(
+        "{} of both runs recomputed from their own recorded inputs and {}, {} off",
+        plural(local.told, "record"),
+        local.model,
+        local.off
+    );
+    if local.inherited > 0 {
+        let inherited = format!(
+            "; {} differ by more than the tolerance, and inherited that",
+            local.inherited
+        );
+        text.push_str(&inherited);
+    }
+    if local.untold > 0 {
+        text.push_str(&format!("; {} could not be told", local.untold));
+    }
+    text
+}
+
 /// What was not compared, and the notes.
 fn remarks(out: &mut String, common: &Common, labels: &Labels) {
+    if let Some(local) = &common.local {
+        line(out, wrap("  referee: ", &refereed(local)));
+    }
     given(out, common);
     let sides = [
         (&labels.left, common.counts.missing_right),
