@@ -14,6 +14,7 @@ mod crossval;
 mod evidence;
 mod faults;
 mod ggml_adapter;
+mod judge;
 mod preload;
 mod quant;
 mod selection;
