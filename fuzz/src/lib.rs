@@ -5,6 +5,7 @@
 
 pub mod archive;
 pub mod floor;
+pub mod gguf;
 pub mod journal;
 pub mod manifest;
 pub mod mapping;

@@ -9,6 +9,9 @@ use crate::{Arithmetic, Recorded, Referee, Refusal, Token};
 use bitnet_trace_schema::DType;
 use std::collections::BTreeMap;
 
+/// The last position: attention looks at every one before it, and a run can claim any.
+const LAST: i64 = 1 << 22;
+
 /// The elements of one token's record, or why they cannot be told.
 pub(crate) type Row = Result<Vec<f64>, Refusal>;
 
@@ -24,6 +27,11 @@ impl Work<'_> {
     pub(crate) fn exact(&self, stage: &str, layer: i32, tokens: &[Token]) -> Result<Vec<Row>, Refusal> {
         let spec = &self.referee.spec;
         let formula = formula(spec, &self.referee.gguf, stage, layer)?;
+        if tokens.iter().any(|token| token.seq > LAST) {
+            return Err(Refusal::Unknown(format!(
+                "positions beyond {LAST} are not recomputed"
+            )));
+        }
         Ok(match formula {
             Formula::Lookup => tokens.iter().map(|&token| self.embedding(token)).collect(),
             Formula::Scale { of, factor } => {

@@ -162,10 +162,16 @@ impl Spec {
             return Err(keys.bad("expert_count", "mixtures of experts are not known"));
         }
         let n_layer = keys.count("block_count")?;
+        if n_layer > gguf.tensors().len() {
+            return Err(keys.bad("block_count", "the file has fewer tensors than that"));
+        }
         let n_embd = keys.count("embedding_length")?;
         let n_head = keys.count("attention.head_count")?;
         let n_head_kv = keys.count_opt("attention.head_count_kv")?.unwrap_or(n_head);
         let head_dim = keys.count_opt("attention.key_length")?.unwrap_or(n_embd / n_head);
+        if head_dim == 0 {
+            return Err(keys.bad("attention.head_count", "it is more than embedding_length"));
+        }
         if !n_head.is_multiple_of(n_head_kv) {
             return Err(keys.bad(
                 "attention.head_count_kv",
