@@ -12,7 +12,8 @@ use crate::{
     report::Labels,
     tolerance::{Applied, Tolerance},
 };
-use bitnet_trace_schema::{RecordMeta, StageGraph};
+use bitnet_trace_schema::StageGraph;
+use bitnet_trace_store::Meta;
 use serde::Serialize;
 use std::{
     collections::BTreeSet,
@@ -368,7 +369,7 @@ impl Comparison<'_> {
     }
 
     /// The metadata of both sides of a step.
-    pub fn metas(&self, step: usize) -> (Option<&RecordMeta>, Option<&RecordMeta>) {
+    pub fn metas(&self, step: usize) -> (Option<Meta<'_>>, Option<Meta<'_>>) {
         let step = &self.plan.steps[step];
         (
             step.left.map(|row| self.left.records.meta(row)),
@@ -433,7 +434,7 @@ pub fn describe(records: &dyn Records) -> String {
         return "no record".into();
     }
     let metas = || (0..records.len()).map(|row| records.meta(row));
-    let range = |of: &dyn Fn(&RecordMeta) -> i64| {
+    let range = |of: &dyn Fn(Meta<'_>) -> i64| {
         let (low, high) = metas()
             .map(of)
             .fold((i64::MAX, i64::MIN), |(l, h), x| (l.min(x), h.max(x)));

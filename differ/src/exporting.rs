@@ -6,7 +6,7 @@ use crate::{
     records::StoredRecords,
     report::{Note, RunView},
 };
-use bitnet_trace_store::{Row, export::Exported};
+use bitnet_trace_store::{Meta, export::Exported};
 use serde::Serialize;
 
 /// What `export` tells.
@@ -75,13 +75,13 @@ impl ExportReport {
 }
 
 impl ExportedRecord {
-    fn of(row: &Row) -> Self {
+    fn of(meta: Meta<'_>) -> Self {
         Self {
-            key: Key::of(&row.meta),
-            pass: row.meta.pass,
-            occurrence: row.meta.occurrence,
-            dtype: row.meta.dtype.name(),
-            shape: row.meta.shape.clone(),
+            key: Key::of(meta),
+            pass: meta.pass,
+            occurrence: meta.occurrence,
+            dtype: meta.dtype.name(),
+            shape: meta.shape.to_vec(),
         }
     }
 }

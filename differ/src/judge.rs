@@ -13,7 +13,8 @@ use crate::{
     shape::{Layout, crop, layout, row_len},
     tolerance::Gates,
 };
-use bitnet_trace_schema::{DType, RecordMeta};
+use bitnet_trace_schema::DType;
+use bitnet_trace_store::Meta;
 use serde::Serialize;
 use statistics::{by_hash, by_statistics};
 
@@ -143,22 +144,22 @@ pub struct WrongCount {
 }
 
 /// What the metadata alone decide: most pairs of two equal runs, without reading a value.
-pub fn by_metadata(left: &RecordMeta, right: &RecordMeta) -> Option<Outcome> {
+pub fn by_metadata(left: Meta<'_>, right: Meta<'_>) -> Option<Outcome> {
     if left.num_elements == 0 && right.num_elements == 0 {
         return Some(Outcome::incomparable(Reason::Empty));
     }
     match layout(left, right) {
         Layout::Different => Some(Outcome::incomparable(Reason::Shapes {
-            left: left.shape.clone(),
-            right: right.shape.clone(),
+            left: left.shape.to_vec(),
+            right: right.shape.to_vec(),
         })),
         Layout::Same if same_bytes(left, right) => Some(Outcome::plain(Verdict::Identical)),
         _ => None,
     }
 }
 
-fn same_bytes(left: &RecordMeta, right: &RecordMeta) -> bool {
-    left.dtype == right.dtype && left.blake3.len() == 64 && left.blake3 == right.blake3
+fn same_bytes(left: Meta<'_>, right: Meta<'_>) -> bool {
+    left.dtype == right.dtype && left.hash().is_some_and(|hash| Some(hash) == right.hash())
 }
 
 /// Judges a pair that [`by_metadata`] left open.
@@ -166,8 +167,8 @@ fn same_bytes(left: &RecordMeta, right: &RecordMeta) -> bool {
 /// # Errors
 /// [`WrongCount`] where elements and metadata contradict each other.
 pub fn by_elements(
-    left: (&RecordMeta, &Elements),
-    right: (&RecordMeta, &Elements),
+    left: (Meta<'_>, &Elements),
+    right: (Meta<'_>, &Elements),
     gates: &Gates,
     nan_equal: bool,
 ) -> Result<Outcome, WrongCount> {
@@ -196,7 +197,7 @@ pub fn by_elements(
     }
     let floats = (left.1.to_f64(left.0.dtype), right.1.to_f64(right.0.dtype));
     let (Some(a), Some(b)) = floats else {
-        let has = |(meta, elements): (&RecordMeta, &Elements)| elements.to_f64(meta.dtype).is_some();
+        let has = |(meta, elements): (Meta<'_>, &Elements)| elements.to_f64(meta.dtype).is_some();
         return Ok(by_statistics(left.0, right.0, gates, (has(left), has(right))));
     };
     let mut outcome = judge(shapes, &a, &b, gates, nan_equal, |a, b| measure_f64(a, b, row));
@@ -220,8 +221,8 @@ pub fn by_elements(
 /// # Errors
 /// [`WrongCount`] where elements and metadata contradict each other.
 pub fn by_values(
-    left: (&RecordMeta, &[f32]),
-    right: (&RecordMeta, &[f32]),
+    left: (Meta<'_>, &[f32]),
+    right: (Meta<'_>, &[f32]),
     gates: &Gates,
     nan_equal: bool,
 ) -> Result<Outcome, WrongCount> {
@@ -234,7 +235,7 @@ pub fn by_values(
     }))
 }
 
-fn check_count(left: bool, meta: &RecordMeta, found: u64) -> Result<(), WrongCount> {
+fn check_count(left: bool, meta: Meta<'_>, found: u64) -> Result<(), WrongCount> {
     if i64::try_from(found) == Ok(meta.num_elements) {
         return Ok(());
     }

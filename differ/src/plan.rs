@@ -18,7 +18,8 @@ pub use how::{Explained, How, LayoutLine, Missing, MissingLine, NameLine, PlanLi
 mod positions;
 
 use crate::records::Records;
-use bitnet_trace_schema::{RecordMeta, StageGraph, Text};
+use bitnet_trace_schema::{StageGraph, Text};
+use bitnet_trace_store::Meta;
 use positions::Positions;
 use serde::Serialize;
 
@@ -37,7 +38,7 @@ pub struct Key {
 
 impl Key {
     /// The key of a record.
-    pub fn of(meta: &RecordMeta) -> Self {
+    pub fn of(meta: Meta<'_>) -> Self {
         Self {
             request: meta.request,
             seq: meta.seq,

@@ -110,7 +110,7 @@ pub fn query(
     })
 }
 
-type Record<'a> = (&'a bitnet_trace_schema::RecordMeta, &'a Elements);
+type Record<'a> = (bitnet_trace_store::Meta<'a>, &'a Elements);
 
 fn distance(left: Record<'_>, right: Record<'_>) -> Option<f64> {
     let outcome = match by_metadata(left.0, right.0) {

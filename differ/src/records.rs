@@ -2,7 +2,7 @@
 
 use crate::mapping::{Convention, Naming};
 use bitnet_trace_schema::{DType, Manifest, RecordMeta, quant};
-use bitnet_trace_store::{Filter, Row, Run, StoreError, TensorRef, Traces};
+use bitnet_trace_store::{Filter, Meta, Rows, Run, StoreError, TensorRef, Traces};
 use std::{borrow::Cow, panic::resume_unwind, thread};
 
 /// The records of one run, or those of them that a filter takes.
@@ -18,7 +18,12 @@ pub trait Records: Sync {
     }
 
     /// The scalar columns of record `row`.
-    fn meta(&self, row: usize) -> &RecordMeta;
+    fn meta(&self, row: usize) -> Meta<'_>;
+
+    /// Whether the rows are known to be numbered by request and position.
+    fn is_by_position(&self) -> bool {
+        false
+    }
 
     /// The elements of record `row`.
     ///
@@ -27,7 +32,7 @@ pub trait Records: Sync {
     fn elements(&self, row: usize) -> Result<Elements, StoreError>;
 
     /// The scalar columns of record `row` as its run has them, whatever [`Records::meta`] calls it.
-    fn recorded(&self, row: usize) -> &RecordMeta {
+    fn recorded(&self, row: usize) -> Meta<'_> {
         self.meta(row)
     }
 
@@ -76,15 +81,19 @@ impl<R: Records + ?Sized> Records for &R {
         (**self).len()
     }
 
-    fn meta(&self, row: usize) -> &RecordMeta {
+    fn meta(&self, row: usize) -> Meta<'_> {
         (**self).meta(row)
+    }
+
+    fn is_by_position(&self) -> bool {
+        (**self).is_by_position()
     }
 
     fn elements(&self, row: usize) -> Result<Elements, StoreError> {
         (**self).elements(row)
     }
 
-    fn recorded(&self, row: usize) -> &RecordMeta {
+    fn recorded(&self, row: usize) -> Meta<'_> {
         (**self).recorded(row)
     }
 
@@ -187,7 +196,7 @@ pub fn at_once<L: Send, R>(left: impl FnOnce() -> L + Send, right: impl FnOnce()
 #[derive(Debug)]
 pub struct StoredRecords {
     run: Run,
-    rows: Vec<Row>,
+    rows: Rows,
 }
 
 impl StoredRecords {
@@ -196,7 +205,10 @@ impl StoredRecords {
     /// # Errors
     /// [`StoreError`] where the run cannot be read.
     pub fn new(run: Run, filter: &Filter) -> Result<Self, StoreError> {
-        let rows = run.records(filter)?;
+        let mut rows = run.rows()?;
+        if *filter != Filter::default() {
+            rows.retain(|meta| filter.takes(meta));
+        }
         Ok(Self { run, rows })
     }
 
@@ -206,12 +218,12 @@ impl StoredRecords {
     }
 
     /// Keeps those records that `keep` takes.
-    pub fn retain(&mut self, keep: impl Fn(&RecordMeta) -> bool) {
-        self.rows.retain(|row| keep(&row.meta));
+    pub fn retain(&mut self, keep: impl Fn(Meta<'_>) -> bool) {
+        self.rows.retain(keep);
     }
 
     /// The records, as the store has them.
-    pub fn rows(&self) -> &[Row] {
+    pub fn rows(&self) -> &Rows {
         &self.rows
     }
 
@@ -238,35 +250,39 @@ impl Records for StoredRecords {
         self.rows.len()
     }
 
-    fn meta(&self, row: usize) -> &RecordMeta {
-        &self.rows[row].meta
+    fn meta(&self, row: usize) -> Meta<'_> {
+        self.rows.meta(row)
+    }
+
+    fn is_by_position(&self) -> bool {
+        true
     }
 
     fn elements(&self, row: usize) -> Result<Elements, StoreError> {
         if self.run.manifest().imported.is_some() {
             return Ok(Elements::Hashed);
         }
-        self.run.tensor(&self.rows[row]).map(Elements::Stored)
+        self.run.tensor(self.rows.at(row)).map(Elements::Stored)
     }
 
     fn values(&self, row: usize) -> Result<Option<&[f32]>, StoreError> {
         if self.run.manifest().imported.is_some() {
             return Ok(None);
         }
-        self.run.values(&self.rows[row])
+        self.run.values(self.rows.at(row))
     }
 
     fn has_hash(&self, row: usize) -> Result<Option<bool>, StoreError> {
-        let row = &self.rows[row];
-        Ok(self.run.tensor(row)?.has_hash(&row.meta.blake3))
+        let tensor = self.run.tensor(self.rows.at(row))?;
+        Ok(tensor.has_hash(&self.rows.meta(row).blake3()))
     }
 
     fn ahead(&self, rows: &[usize]) {
-        self.run.ahead(rows.iter().map(|&row| &self.rows[row]));
+        self.run.ahead(rows.iter().map(|&row| self.rows.at(row)));
     }
 
     fn done(&self, rows: &[usize]) {
-        self.run.done(rows.iter().map(|&row| &self.rows[row]));
+        self.run.done(rows.iter().map(|&row| self.rows.at(row)));
     }
 }
 
@@ -283,7 +299,7 @@ impl TraceRecords {
     pub fn new(traces: Traces, path: String, name: &str, filter: &Filter) -> Self {
         let manifest = traces.manifest(name);
         let mut rows = traces.records;
-        rows.retain(|meta| filter.takes(meta));
+        rows.retain(|meta| filter.takes(meta.into()));
         Self { path, manifest, rows }
     }
 
@@ -304,8 +320,8 @@ impl Records for TraceRecords {
         self.rows.len()
     }
 
-    fn meta(&self, row: usize) -> &RecordMeta {
-        &self.rows[row]
+    fn meta(&self, row: usize) -> Meta<'_> {
+        (&self.rows[row]).into()
     }
 
     fn elements(&self, _row: usize) -> Result<Elements, StoreError> {

@@ -11,7 +11,7 @@ use crate::{
     records::Side,
     setup::{Given, given},
 };
-use bitnet_trace_schema::RecordMeta;
+use bitnet_trace_store::Meta;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -120,19 +120,20 @@ pub struct RecordView {
 
 impl RecordView {
     /// The view of a record.
-    pub fn of(meta: &RecordMeta) -> Self {
+    pub fn of(meta: Meta<'_>) -> Self {
+        let stats = meta.stats();
         Self {
             name: meta.name.to_string(),
             op: meta.op.to_string(),
             op_index: meta.op_index,
             pass: meta.pass,
             dtype: meta.dtype.name(),
-            shape: meta.shape.clone(),
-            blake3: meta.blake3.clone(),
-            rms: meta.stats.rms,
-            abs_max: meta.stats.abs_max,
-            nan_count: meta.stats.nan_count,
-            inf_count: meta.stats.inf_count,
+            shape: meta.shape.to_vec(),
+            blake3: meta.blake3(),
+            rms: stats.rms,
+            abs_max: stats.abs_max,
+            nan_count: stats.nan_count,
+            inf_count: stats.inf_count,
         }
     }
 }
@@ -423,6 +424,6 @@ fn identical_with_nan(comparison: &Comparison<'_>) -> u64 {
         .iter()
         .enumerate()
         .filter(|(_, o)| o.verdict == Verdict::Identical);
-    let with_nan = identical.filter(|(i, _)| comparison.metas(*i).0.is_some_and(|m| m.stats.nan_count > 0));
+    let with_nan = identical.filter(|(i, _)| comparison.metas(*i).0.is_some_and(|m| m.stats().nan_count > 0));
     with_nan.count() as u64
 }

@@ -1,6 +1,6 @@
 //! Which shapes may be compared element by element.
 
-use bitnet_trace_schema::RecordMeta;
+use bitnet_trace_store::Meta;
 
 /// The stage whose rows may be of different length: keys that a token cannot see have probability 0.
 const PROBABILITIES: &str = "attn_probs";
@@ -25,7 +25,7 @@ pub enum Layout {
 
 /// How `left` and `right` correspond: dimensions of extent 1 do not count; a side of one dimension
 /// corresponds to any shape of as many elements; attention probabilities correspond row by row.
-pub fn layout(left: &RecordMeta, right: &RecordMeta) -> Layout {
+pub fn layout(left: Meta<'_>, right: Meta<'_>) -> Layout {
     let same_count = left.num_elements == right.num_elements;
     if same_count && left.shape == right.shape {
         return Layout::Same;
@@ -54,7 +54,7 @@ pub(crate) fn squeezed(shape: &[i64]) -> Vec<i64> {
 }
 
 /// Rows (all axes but the last) and their length.
-fn rows(meta: &RecordMeta) -> Option<(usize, usize)> {
+fn rows(meta: Meta<'_>) -> Option<(usize, usize)> {
     let keys = usize::try_from(*meta.shape.last()?).ok().filter(|&k| k > 0)?;
     let elements = usize::try_from(meta.num_elements).ok()?;
     (elements % keys == 0).then_some((elements / keys, keys))
@@ -67,7 +67,7 @@ pub fn crop<T: Copy>(values: &[T], len: usize, keep: usize) -> Vec<T> {
 }
 
 /// The shape in which two records are compared: whichever says more, cropped to what both have.
-fn compared(left: &RecordMeta, right: &RecordMeta) -> Vec<i64> {
+fn compared(left: Meta<'_>, right: Meta<'_>) -> Vec<i64> {
     let mut shape = if squeezed(&left.shape).len() >= squeezed(&right.shape).len() {
         squeezed(&left.shape)
     } else {
@@ -83,7 +83,7 @@ fn compared(left: &RecordMeta, right: &RecordMeta) -> Vec<i64> {
 }
 
 /// Elements of a row of two records that are compared: the extent of the last axis.
-pub fn row_len(left: &RecordMeta, right: &RecordMeta) -> usize {
+pub fn row_len(left: Meta<'_>, right: Meta<'_>) -> usize {
     let elements = usize::try_from(left.num_elements).unwrap_or(0);
     if left.shape.len() <= 1 && left.shape == right.shape {
         return elements;
@@ -96,7 +96,7 @@ pub fn row_len(left: &RecordMeta, right: &RecordMeta) -> usize {
 }
 
 /// The multi-index of element `at` of two records that were compared.
-pub fn position(left: &RecordMeta, right: &RecordMeta, at: u64) -> Vec<u64> {
+pub fn position(left: Meta<'_>, right: Meta<'_>, at: u64) -> Vec<u64> {
     let shape = compared(left, right);
     let mut rest = at;
     let mut index = vec![0; shape.len().max(1)];
@@ -113,6 +113,7 @@ pub fn position(left: &RecordMeta, right: &RecordMeta, at: u64) -> Vec<u64> {
 mod tests {
     use super::*;
     use crate::testing::Memory;
+    use bitnet_trace_schema::RecordMeta;
 
     fn record(stage: &str, shape: &[i64]) -> RecordMeta {
         let mut m = Memory::default();
@@ -122,7 +123,7 @@ mod tests {
     }
 
     fn of(stage: &str, left: &[i64], right: &[i64]) -> Layout {
-        layout(&record(stage, left), &record(stage, right))
+        layout((&record(stage, left)).into(), (&record(stage, right)).into())
     }
 
     #[test]
@@ -152,8 +153,9 @@ mod tests {
 
     #[test]
     fn an_index_is_told_in_the_shape_that_says_more() {
-        let at =
-            |stage, left: &[i64], right: &[i64], i| position(&record(stage, left), &record(stage, right), i);
+        let at = |stage, left: &[i64], right: &[i64], i| {
+            position((&record(stage, left)).into(), (&record(stage, right)).into(), i)
+        };
         assert_eq!(at("q_rope", &[576], &[9, 64], 130), [2, 2]);
         assert_eq!(at("q_rope", &[1, 576], &[576], 130), [130]);
         assert_eq!(at("attn_probs", &[9, 4], &[9, 6], 9), [2, 1]);

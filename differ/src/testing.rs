@@ -5,7 +5,7 @@ use bitnet_trace_schema::{
     DType, Dropped, Engine, Manifest, Observation, Owner, Preset, RecordMeta, RunState, Sequence, Settings,
     Stats, Text, ValuesMode, Writer,
 };
-use bitnet_trace_store::StoreError;
+use bitnet_trace_store::{Meta, StoreError};
 
 /// Records in memory, in order of execution.
 #[derive(Debug, Default)]
@@ -99,8 +99,8 @@ impl Records for Memory {
         self.rows.len()
     }
 
-    fn meta(&self, row: usize) -> &RecordMeta {
-        &self.rows[row].0
+    fn meta(&self, row: usize) -> Meta<'_> {
+        (&self.rows[row].0).into()
     }
 
     fn elements(&self, row: usize) -> Result<Elements, StoreError> {

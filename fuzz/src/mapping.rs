@@ -23,7 +23,7 @@ pub fn check(data: &[u8]) {
         ] {
             let mut meta = RecordMeta::empty();
             (meta.name, meta.stage, meta.layer) = (name.into(), name.into(), layer);
-            if let Some((stage, _)) = entry.target(&meta, 0, (name, layer), &graph) {
+            if let Some((stage, _)) = entry.target((&meta).into(), 0, (name, layer), &graph) {
                 assert!(!stage.is_empty());
             }
         }

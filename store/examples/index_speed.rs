@@ -71,7 +71,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     })?;
     let copied = rows
         .iter()
-        .filter(|r| run.tensor(r).is_ok_and(|t| !t.is_zero_copy()))
+        .filter(|&r| run.tensor(r).is_ok_and(|t| !t.is_zero_copy()))
         .count();
     println!("sum {sum:.3}, {copied} tensors copied");
     let index = std::fs::metadata(dir.path().join("index.sqlite"))?.len();

@@ -212,14 +212,14 @@ pub enum StoreError {
         path: PathBuf,
     },
     /// A row that is not of this run.
-    #[error("{} has no part {part} with the values of record {id}; take rows from the run that is asked for their tensors", path.display())]
+    #[error("{} has no part {part} with the values of row {row}; take rows from the run that is asked for their tensors", path.display())]
     ForeignRow {
         /// The run.
         path: PathBuf,
         /// The part number in the row.
         part: u32,
-        /// The row's id.
-        id: i64,
+        /// The row in that part.
+        row: u64,
     },
     /// A `.trace` file that is malformed.
     #[error("{}:{}: {}; write the file anew, or take it away", path.display(), source.line, source.problem)]

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Version of the index's tables and of what is written into them.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 /// "bntd": tells our file from a database of someone else's that has the same name.
 const APPLICATION_ID: i64 = 0x626e_7464;
 /// How long one process waits for another that is indexing.

@@ -2,7 +2,7 @@ use crate::index::{self, Index, Place};
 use crate::part::{Part, PartMap};
 use crate::scan::{self, PartStat, RunFiles};
 use crate::update::{self, Scope};
-use crate::{Completeness, Database, Filter, Reason, Row, StoreError, TensorRef, records, tensor};
+use crate::{At, Completeness, Database, Filter, Reason, Row, Rows, StoreError, TensorRef, records, tensor};
 use bitnet_trace_schema::{Manifest, RunState, run_dir};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -121,22 +121,33 @@ impl Run {
         &self.completeness
     }
 
-    /// The records that `filter` takes, ordered by request, seq, op_index, pass and occurrence.
+    /// The records that `filter` takes, ordered by request, seq, op_index, pass and occurrence, as copies:
+    /// [`Run::rows`] takes less room.
     ///
     /// # Errors
     /// [`StoreError::Index`], or [`StoreError::Changed`] if parts were replaced since the run was opened.
     pub fn records(&self, filter: &Filter) -> Result<Vec<Row>, StoreError> {
+        let rows = self.rows()?;
+        let taken = (0..rows.len()).filter(|&row| filter.takes(rows.meta(row)));
+        Ok(taken.map(|row| Row::of(&rows, row)).collect())
+    }
+
+    /// All records, ordered by request, seq, op_index, pass and occurrence.
+    ///
+    /// # Errors
+    /// As [`Run::records`].
+    pub fn rows(&self) -> Result<Rows, StoreError> {
         // A panic elsewhere cannot leave an index half changed: SQLite's transactions see to that.
         let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
         let parts = || self.parts.iter().map(|(number, part)| (*number, &part.stat));
-        let mut rows = records::query(&index.sql, &self.name, parts(), filter);
+        let mut rows = records::read(&index.sql, &self.name, parts());
         if rows.as_ref().is_err_and(index::is_damage) {
             if let Some(file) = index.place.file() {
                 index::remove(file);
             }
             let files = [scan::run(&self.path, &self.name)?];
             *index = open_index(index.place.clone(), &files)?.0;
-            rows = records::query(&index.sql, &self.name, parts(), filter);
+            rows = records::read(&index.sql, &self.name, parts());
         }
         let rows = rows.map_err(|e| index.place.error(e))?;
         rows.ok_or_else(|| StoreError::Changed {
@@ -149,21 +160,22 @@ impl Run {
     /// Values are borrowed from the mapped part; original bytes (`raw`) are decoded and copied.
     ///
     /// # Errors
-    /// [`StoreError`] if the part changed since it was indexed, or if `row` is of another run.
-    pub fn tensor(&self, row: &Row) -> Result<TensorRef, StoreError> {
-        let foreign = || self.foreign(row);
-        if !row.has_elements() {
-            return Ok(TensorRef::new(row.meta.dtype, None, None));
+    /// [`StoreError`] if the part changed since it was indexed, or if `record` is of another run.
+    pub fn tensor(&self, record: impl Into<At>) -> Result<TensorRef, StoreError> {
+        let at = record.into();
+        let foreign = || self.foreign(at);
+        if !at.has_elements() {
+            return Ok(TensorRef::new(at.dtype, None, None));
         }
-        let open = self.parts.get(&row.part).ok_or_else(foreign)?;
-        let values = self.values_of(row)?.map(|(map, place)| map.bytes.slice(place));
+        let open = self.parts.get(&at.part).ok_or_else(foreign)?;
+        let values = self.values_of(at)?.map(|(map, place)| map.bytes.slice(place));
         let mut raw = None;
-        if row.raw_bytes.is_some() {
-            let bytes = open.part(self)?.raw(row.part_row)?;
-            let bytes = bytes.filter(|r| Some(r.len() as u64) == row.raw_bytes);
+        if at.raw_bytes.is_some() {
+            let bytes = open.part(self)?.raw(at.part_row)?;
+            let bytes = bytes.filter(|r| Some(r.len() as u64) == at.raw_bytes);
             raw = Some(bytes.ok_or_else(foreign)?.into());
         }
-        Ok(TensorRef::new(row.meta.dtype, values, raw))
+        Ok(TensorRef::new(at.dtype, values, raw))
     }
 
     /// The f32 values of a record of this run where they lie in the mapped part; none where none are kept, or where
@@ -171,30 +183,30 @@ impl Run {
     ///
     /// # Errors
     /// As [`Run::tensor`].
-    pub fn values(&self, row: &Row) -> Result<Option<&[f32]>, StoreError> {
-        let Some((map, place)) = self.values_of(row)? else {
+    pub fn values(&self, record: impl Into<At>) -> Result<Option<&[f32]>, StoreError> {
+        let Some((map, place)) = self.values_of(record.into())? else {
             return Ok(None);
         };
         Ok(tensor::floats(&map.bytes[place]))
     }
 
-    /// Says that the values of these rows are going to be read: their pages are mapped at once, where they lie
+    /// Says that the values of these records are going to be read: their pages are mapped at once, where they lie
     /// together.
-    pub fn ahead<'a>(&self, rows: impl IntoIterator<Item = &'a Row>) {
-        self.each_stretch(rows, PartMap::populate);
+    pub fn ahead(&self, records: impl IntoIterator<Item = At>) {
+        self.each_stretch(records, PartMap::populate);
     }
 
-    /// Says that the values of these rows were read: their pages no longer count as this process's memory.
-    pub fn done<'a>(&self, rows: impl IntoIterator<Item = &'a Row>) {
-        self.each_stretch(rows, PartMap::release);
+    /// Says that the values of these records were read: their pages no longer count as this process's memory.
+    pub fn done(&self, records: impl IntoIterator<Item = At>) {
+        self.each_stretch(records, PartMap::release);
     }
 
-    /// Calls `f` with the stretches of the parts in which the values of these rows lie. What is wrong with a row is told
+    /// Calls `f` with the stretches of the parts in which the values of these records lie. What is wrong with a row is told
     /// by who reads it.
-    fn each_stretch<'a>(&self, rows: impl IntoIterator<Item = &'a Row>, f: fn(&PartMap, Range<usize>)) {
+    fn each_stretch(&self, records: impl IntoIterator<Item = At>, f: fn(&PartMap, Range<usize>)) {
         let mut stretch: Option<(&PartMap, Range<usize>)> = None;
-        for row in rows {
-            let Ok(Some((map, place))) = self.values_of(row) else {
+        for at in records {
+            let Ok(Some((map, place))) = self.values_of(at) else {
                 continue;
             };
             match &mut stretch {
@@ -218,12 +230,12 @@ impl Run {
     }
 
     /// The part of a row that keeps values, and where they are in it.
-    fn values_of(&self, row: &Row) -> Result<Option<(&PartMap, Range<usize>)>, StoreError> {
-        let (Some(offset), Some(count)) = (row.values_offset, row.values_count) else {
+    fn values_of(&self, at: At) -> Result<Option<(&PartMap, Range<usize>)>, StoreError> {
+        let Some((offset, count)) = at.values else {
             return Ok(None);
         };
-        let foreign = || self.foreign(row);
-        let map = self.parts.get(&row.part).ok_or_else(foreign)?.map(&self.path)?;
+        let foreign = || self.foreign(at);
+        let map = self.parts.get(&at.part).ok_or_else(foreign)?.map(&self.path)?;
         // Neither the index nor the caller is believed.
         let end = count.checked_mul(4).and_then(|n| n.checked_add(offset));
         let end = end
@@ -232,11 +244,11 @@ impl Run {
         Ok(Some((map, offset as usize..end as usize)))
     }
 
-    fn foreign(&self, row: &Row) -> StoreError {
+    fn foreign(&self, at: At) -> StoreError {
         StoreError::ForeignRow {
             path: self.path.clone(),
-            part: row.part,
-            id: row.id,
+            part: at.part,
+            row: at.part_row,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Brings an index up to date with the files.
 
 use crate::StoreError;
+use crate::packed::Packer;
 use crate::part::{Part, PartMap};
 use crate::scan::{PartStat, RunFiles};
 use bitnet_trace_schema::RecordMeta;
@@ -103,6 +104,11 @@ impl Known {
 }
 
 impl KnownPart {
+    /// How many rows it has.
+    pub(crate) fn rows(&self) -> u64 {
+        self.rows.unsigned_abs()
+    }
+
     /// Whether the file is still the one that was indexed.
     pub(crate) fn is(&self, stat: &PartStat) -> bool {
         self.file == stat.file
@@ -227,7 +233,9 @@ fn read_part(sql: &Connection, run: &RunFiles, run_id: i64, stat: &PartStat) -> 
              VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         )
         .map_err(sql_error)?;
+    let mut packer = Packer::default();
     part.for_each_row(|row, meta, place| {
+        packer.push(row, &meta, place);
         let RecordMeta { stats, .. } = &meta;
         statement
             .execute(params![
@@ -260,7 +268,22 @@ fn read_part(sql: &Connection, run: &RunFiles, run_id: i64, stat: &PartStat) -> 
             ])
             .map_err(sql_error)?;
         Ok(())
-    })
+    })?;
+    write_packed(sql, part_id, packer).map_err(sql_error)
+}
+
+fn write_packed(sql: &Connection, part_id: i64, packer: Packer) -> rusqlite::Result<()> {
+    let mut statement =
+        sql.prepare_cached("INSERT INTO packed_records (part_id, blob, xxh3, bytes) VALUES (?, ?, ?, ?)")?;
+    for (bytes, blob) in packer.finish().into_iter().zip(0i64..) {
+        statement.execute(params![part_id, blob, xxh3(&bytes), bytes])?;
+    }
+    Ok(())
+}
+
+/// What a blob's bytes are checked by; SQLite's integers are signed.
+pub(crate) fn xxh3(bytes: &[u8]) -> i64 {
+    twox_hash::XxHash3_64::oneshot(bytes).cast_signed()
 }
 
 /// SQLite's integers are signed. Sizes, rows and counts were checked against the file and fit.

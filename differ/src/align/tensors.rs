@@ -4,8 +4,7 @@ use crate::{
     mapping::{Convention, Source, gathered, permuted, sources},
     records::Records,
 };
-use bitnet_trace_schema::RecordMeta;
-use bitnet_trace_store::StoreError;
+use bitnet_trace_store::{Meta, StoreError};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -202,7 +201,7 @@ impl Records for Recorded<'_> {
         self.0.len()
     }
 
-    fn meta(&self, row: usize) -> &RecordMeta {
+    fn meta(&self, row: usize) -> Meta<'_> {
         self.0.recorded(row)
     }
 
@@ -221,7 +220,7 @@ fn finite(mut values: Vec<f32>) -> Vec<f32> {
 }
 
 /// Heads of a slice of two axes.
-fn heads(meta: &RecordMeta) -> Option<usize> {
+fn heads(meta: Meta<'_>) -> Option<usize> {
     match crate::shape::squeezed(&meta.shape)[..] {
         [heads, _] => usize::try_from(heads).ok(),
         _ => None,

@@ -80,7 +80,7 @@ pub fn run(args: Args) -> Result<Output, Failure> {
     let files = match args.to() {
         To::Npy(path) => npy(&records, &path, existing)?,
         To::Trace(path) if path == Path::new("-") => return stdout(&records, args.format),
-        To::Trace(path) => vec![export::trace(records.rows(), &path, existing)?],
+        To::Trace(path) => vec![export::trace(&records.rows().to_vec(), &path, existing)?],
     };
     let mut report = ExportReport::of(&records, &files);
     report.notes.splice(0..0, note);
@@ -92,12 +92,12 @@ fn stdout(records: &StoredRecords, format: Format) -> Result<Output, Failure> {
         let message = "--trace - and --format json both want stdout; give a file";
         return Err(Failure::new("usage", message));
     }
-    let text = records.rows().iter().map(export::line).collect();
+    let text = records.rows().to_vec().iter().map(export::line).collect();
     Ok(Output::raw(text, exit::MATCH))
 }
 
 fn npy(records: &StoredRecords, path: &Path, existing: Existing) -> Result<Vec<Exported>, Failure> {
-    let rows = records.rows();
+    let rows = &*records.rows().to_vec();
     if path.is_dir() || path.extension().is_none_or(|e| e != "npy") {
         return Ok(export::npy_files(records.run(), rows, path, existing)?);
     }

@@ -4,8 +4,8 @@ use super::{
     program::{Ran, Recording},
 };
 use crate::{Error, StoredRecords, metrics::measure_f64, num, records::Records};
-use bitnet_trace_schema::{Observation, RecordMeta};
-use bitnet_trace_store::{Filter, Run};
+use bitnet_trace_schema::Observation;
+use bitnet_trace_store::{Filter, Meta, Run};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -297,7 +297,7 @@ fn logits_of(run: Run) -> Result<StoredRecords, Error> {
 
 /// Compares the records of two runs bit by bit; the outcome is left to the caller.
 fn compare(left: &StoredRecords, right: &StoredRecords) -> Result<LogitsSeen, Error> {
-    let key = |m: &RecordMeta| (m.pass, m.request, m.seq, m.occurrence);
+    let key = |m: Meta<'_>| (m.pass, m.request, m.seq, m.occurrence);
     let rows = |of: &StoredRecords| -> BTreeMap<_, usize> {
         (0..of.len()).map(|row| (key(of.meta(row)), row)).collect()
     };
@@ -316,7 +316,7 @@ fn compare(left: &StoredRecords, right: &StoredRecords) -> Result<LogitsSeen, Er
         };
         seen.compared += 1;
         let (x, y) = (left.meta(row), right.meta(other));
-        if (&x.blake3, x.dtype, &x.shape) == (&y.blake3, y.dtype, &y.shape) {
+        if (x.hash(), x.dtype, x.shape) == (y.hash(), y.dtype, y.shape) {
             continue;
         }
         seen.differing += 1;

@@ -6,19 +6,15 @@ use crate::{
     shape::Layout,
     tolerance::{Broken, Gates},
 };
-use bitnet_trace_schema::{DType, RecordMeta};
+use bitnet_trace_schema::DType;
+use bitnet_trace_store::Meta;
 
 /// What hashes and statistics alone can tell: that a gate must be broken, never that it holds.
-pub(super) fn by_statistics(
-    left: &RecordMeta,
-    right: &RecordMeta,
-    gates: &Gates,
-    has: (bool, bool),
-) -> Outcome {
+pub(super) fn by_statistics(left: Meta<'_>, right: Meta<'_>, gates: &Gates, has: (bool, bool)) -> Outcome {
     if let Some(reason) = odd_counts(left, right) {
         return Outcome::diverged(reason, None);
     }
-    let hashes = left.blake3.len() == 64 && right.blake3.len() == 64;
+    let hashes = left.hash().is_some() && right.hash().is_some();
     if gates.exact && left.dtype == right.dtype && hashes {
         return Outcome::diverged(Reason::Hash, None);
     }
@@ -32,8 +28,8 @@ pub(super) fn by_statistics(
 /// that they are within a tolerance.
 pub(super) fn by_hash(
     shapes: Layout,
-    left: (&RecordMeta, &Elements),
-    right: (&RecordMeta, &Elements),
+    left: (Meta<'_>, &Elements),
+    right: (Meta<'_>, &Elements),
     gates: &Gates,
 ) -> Outcome {
     let ((a, x), (b, y)) = (left, right);
@@ -60,27 +56,27 @@ pub(super) fn by_hash(
 }
 
 /// The record's hash, if it is of elements of `dtype`, or can be made of elements that were widened to it.
-fn hash_as(meta: &RecordMeta, elements: &Elements, dtype: DType) -> Option<String> {
+fn hash_as(meta: Meta<'_>, elements: &Elements, dtype: DType) -> Option<[u8; 32]> {
     match elements.values() {
-        _ if meta.dtype == dtype => (meta.blake3.len() == 64).then(|| meta.blake3.clone()),
+        _ if meta.dtype == dtype => meta.hash(),
         Some(values) if dtype == DType::F32 => {
             let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
-            Some(blake3::hash(&bytes).to_hex().to_string())
+            Some(*blake3::hash(&bytes).as_bytes())
         }
         // The other side's elements may be the ones to widen: then this hash is of F32 already.
-        _ => (meta.dtype == DType::F32 && meta.blake3.len() == 64).then(|| meta.blake3.clone()),
+        _ => meta.hash().filter(|_| meta.dtype == DType::F32),
     }
 }
 
 /// Whether `nan_count` and `inf_count` were told: a record without moments has no finite element, or is one
 /// whose file told its rms alone.
-fn counts_are_known(meta: &RecordMeta) -> bool {
-    let odd = meta.stats.nan_count.saturating_add(meta.stats.inf_count);
-    meta.stats.mean.is_some() || odd == meta.num_elements.unsigned_abs()
+fn counts_are_known(meta: Meta<'_>) -> bool {
+    let odd = meta.stats().nan_count.saturating_add(meta.stats().inf_count);
+    meta.stats().mean.is_some() || odd == meta.num_elements.unsigned_abs()
 }
 
-fn odd_counts(left: &RecordMeta, right: &RecordMeta) -> Option<Reason> {
-    let odd = |m: &RecordMeta| (m.stats.nan_count, m.stats.inf_count);
+fn odd_counts(left: Meta<'_>, right: Meta<'_>) -> Option<Reason> {
+    let odd = |m: Meta<'_>| (m.stats().nan_count, m.stats().inf_count);
     let (left, right) = (odd(left), odd(right));
     (left != right).then_some(Reason::OddCounts { left, right })
 }
@@ -90,12 +86,12 @@ fn odd_counts(left: &RecordMeta, right: &RecordMeta) -> Option<Reason> {
 /// They are lower bounds, as the triangle inequality has them: | |a| - |b| | <= |b - a|. Only where all
 /// elements are finite: otherwise the moments may be over other elements. Rows of different length keep the
 /// norm, not the mean square.
-fn bound(left: &RecordMeta, right: &RecordMeta, gates: &Gates) -> Option<Reason> {
-    let finite = |m: &RecordMeta| m.stats.nan_count == 0 && m.stats.inf_count == 0;
+fn bound(left: Meta<'_>, right: Meta<'_>, gates: &Gates) -> Option<Reason> {
+    let finite = |m: Meta<'_>| m.stats().nan_count == 0 && m.stats().inf_count == 0;
     if !finite(left) || !finite(right) || left.num_elements != right.num_elements {
         return None;
     }
-    let abs_max = left.stats.abs_max.zip(right.stats.abs_max);
+    let abs_max = left.stats().abs_max.zip(right.stats().abs_max);
     let bounds = [
         ("rel_l2", rms(left, right), gates.rel_l2),
         ("max_abs", abs_max.map(|(a, b)| (a - b).abs()), gates.max_abs),
@@ -106,7 +102,7 @@ fn bound(left: &RecordMeta, right: &RecordMeta, gates: &Gates) -> Option<Reason>
     })
 }
 
-fn no_values(left: &RecordMeta, right: &RecordMeta, has: (bool, bool)) -> Outcome {
+fn no_values(left: Meta<'_>, right: Meta<'_>, has: (bool, bool)) -> Outcome {
     Outcome::incomparable(Reason::NoValues {
         left: has.0,
         right: has.1,
@@ -115,8 +111,11 @@ fn no_values(left: &RecordMeta, right: &RecordMeta, has: (bool, bool)) -> Outcom
 }
 
 /// Relative difference of the rms, where both have one.
-fn rms(left: &RecordMeta, right: &RecordMeta) -> Option<f64> {
-    left.stats.rms.zip(right.stats.rms).map(|(a, b)| relative(a, b))
+fn rms(left: Meta<'_>, right: Meta<'_>) -> Option<f64> {
+    left.stats()
+        .rms
+        .zip(right.stats().rms)
+        .map(|(a, b)| relative(a, b))
 }
 
 fn relative(a: f64, b: f64) -> f64 {

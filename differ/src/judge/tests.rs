@@ -1,5 +1,6 @@
 use super::*;
 use crate::testing::Memory;
+use bitnet_trace_schema::RecordMeta;
 
 fn record(stage: &str, shape: &[i64], values: &[f32]) -> (RecordMeta, Elements) {
     let mut m = Memory::default();
@@ -21,9 +22,9 @@ fn verdict(
     gates: &Gates,
     nan_equal: bool,
 ) -> Outcome {
-    by_metadata(&left.0, &right.0).unwrap_or_else(|| {
-        by_elements((&left.0, &left.1), (&right.0, &right.1), gates, nan_equal).expect("counts agree")
-    })
+    let (a, b) = (Meta::from(&left.0), Meta::from(&right.0));
+    by_metadata(a, b)
+        .unwrap_or_else(|| by_elements((a, &left.1), (b, &right.1), gates, nan_equal).expect("counts agree"))
 }
 
 fn of(left: &[f32], right: &[f32]) -> Outcome {
@@ -222,7 +223,7 @@ fn packed_dtypes_are_compared_by_their_bytes_and_then_by_what_they_are_worth() {
     let mut torn = a.clone();
     torn.1 = Elements::Raw(vec![0; 33]);
     let b = q8(one, 5);
-    let wrong = by_elements((&torn.0, &torn.1), (&b.0, &b.1), &exact, false);
+    let wrong = by_elements(((&torn.0).into(), &torn.1), ((&b.0).into(), &b.1), &exact, false);
     assert!(
         matches!(
             wrong,
@@ -295,7 +296,12 @@ fn statistics_can_prove_a_divergence_but_never_a_match() {
 fn elements_that_contradict_the_metadata_are_an_error() {
     let (a, mut b) = (record("x", &[2], &[1.0, 2.0]), record("x", &[2], &[1.0, 3.0]));
     b.1 = Elements::Values(vec![1.0]);
-    let error = by_elements((&a.0, &a.1), (&b.0, &b.1), &Gates::rel_l2(1.0), false);
+    let error = by_elements(
+        ((&a.0).into(), &a.1),
+        ((&b.0).into(), &b.1),
+        &Gates::rel_l2(1.0),
+        false,
+    );
     assert_eq!(
         error,
         Err(WrongCount {

@@ -2,7 +2,8 @@
 
 use super::{Convention, ConventionName};
 use crate::report::Note;
-use bitnet_trace_schema::{LAYER_ALL, LAYER_MODEL, RecordMeta, StageGraph, StageScope};
+use bitnet_trace_schema::{LAYER_ALL, LAYER_MODEL, StageGraph, StageScope};
+use bitnet_trace_store::Meta;
 use serde::Deserialize;
 use std::{collections::HashSet, sync::Arc};
 
@@ -314,12 +315,12 @@ impl Entry {
     /// `occurrence`-th of its name, and which is called `stage` and `layer` by the vocabulary so far.
     pub fn target(
         &self,
-        meta: &RecordMeta,
+        meta: Meta<'_>,
         occurrence: u32,
         (stage, layer): (&str, i32),
         graph: &StageGraph,
     ) -> Option<(&str, i32)> {
-        let takes = self.op.as_ref().is_none_or(|op| *op == meta.op)
+        let takes = self.op.as_ref().is_none_or(|op| op == meta.op.as_str())
             && self.in_layer.is_none_or(|l| l == meta.layer)
             && self.occurrence.is_none_or(|n| n == occurrence);
         if !takes {

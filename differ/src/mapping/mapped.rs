@@ -3,7 +3,7 @@
 use super::{Convention, Mapping, MappingError, Which, head_major};
 use crate::records::{Elements, Records};
 use bitnet_trace_schema::{DType, LAYER_ALL, LAYER_MODEL, RecordMeta, StageGraph, StageScope, Stats, Text};
-use bitnet_trace_store::{Filter, StoreError};
+use bitnet_trace_store::{Filter, Meta, StoreError};
 use serde::Serialize;
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -121,8 +121,9 @@ impl<R: Records> Mapped<R> {
         self.kept.as_ref().map_or(row, |kept| kept[row])
     }
 
-    fn meta_of(&self, row: usize) -> &RecordMeta {
-        self.change(row).map_or_else(|| self.inner.meta(row), |c| &c.meta)
+    fn meta_of(&self, row: usize) -> Meta<'_> {
+        self.change(row)
+            .map_or_else(|| self.inner.meta(row), |c| (&c.meta).into())
     }
 
     fn change(&self, row: usize) -> Option<&Changed> {
@@ -138,8 +139,13 @@ impl<R: Records> Records for Mapped<R> {
         self.kept.as_ref().map_or(self.inner.len(), Vec::len)
     }
 
-    fn meta(&self, row: usize) -> &RecordMeta {
+    fn meta(&self, row: usize) -> Meta<'_> {
         self.meta_of(self.row(row))
+    }
+
+    fn is_by_position(&self) -> bool {
+        // Neither is changed, and rows are kept in order.
+        self.inner.is_by_position()
     }
 
     fn elements(&self, row: usize) -> Result<Elements, StoreError> {
@@ -174,7 +180,7 @@ impl<R: Records> Records for Mapped<R> {
         self.inner.done(&self.rows(rows));
     }
 
-    fn recorded(&self, row: usize) -> &RecordMeta {
+    fn recorded(&self, row: usize) -> Meta<'_> {
         self.inner.meta(self.row(row))
     }
 
@@ -221,13 +227,13 @@ impl Changes<'_> {
             let Some(target) = self.target(meta, source) else {
                 continue;
             };
-            let mut new = meta.clone();
+            let mut new = meta.to_record();
             new.stage = target.stage;
             new.layer = target.layer;
             if let Some((entry, convention)) = &target.convention {
                 let elements = usize::try_from(meta.num_elements).unwrap_or(0);
                 if !convention.fits(elements) {
-                    return Err(self.misfit(*entry, &new, convention));
+                    return Err(self.misfit(*entry, (&new).into(), convention));
                 }
                 new.shape = convention.shape(&new.shape, elements);
                 if matches!(**convention, Convention::HeadMajor { .. }) {
@@ -270,7 +276,7 @@ impl Changes<'_> {
                     let entry = self.mapping.map(|m| &m.entries[e]);
                     entry.is_some_and(|e| e.convention.as_ref() == Some(convention))
                 });
-                return Err(self.misfit(entry.unwrap_or(0), &change.meta, convention));
+                return Err(self.misfit(entry.unwrap_or(0), (&change.meta).into(), convention));
             }
             for (token, row) in rows.iter().enumerate() {
                 if let Some(change) = changed.get_mut(row) {
@@ -287,7 +293,7 @@ impl Changes<'_> {
         Ok(all)
     }
 
-    fn misfit(&self, entry: usize, meta: &RecordMeta, convention: &Convention) -> MappingError {
+    fn misfit(&self, entry: usize, meta: Meta<'_>, convention: &Convention) -> MappingError {
         MappingError::Misfit {
             file: self.mapping.map(|m| m.source.clone()).unwrap_or_default(),
             entry: entry + 1,
@@ -300,7 +306,7 @@ impl Changes<'_> {
     }
 
     /// What a record is called and how it is read, where that is other than in the run.
-    fn target(&mut self, meta: &RecordMeta, source: Source<'_>) -> Option<Target> {
+    fn target(&mut self, meta: Meta<'_>, source: Source<'_>) -> Option<Target> {
         let (stage, layer, name, op, occurrence) = source;
         let key = (
             stage.to_owned(),
@@ -317,7 +323,7 @@ impl Changes<'_> {
         found
     }
 
-    fn find(&mut self, meta: &RecordMeta, occurrence: u32) -> Option<Target> {
+    fn find(&mut self, meta: Meta<'_>, occurrence: u32) -> Option<Target> {
         let mut target = self.aliases.target(meta);
         let so_far = |t: &Option<Target>| {
             t.as_ref()
@@ -410,7 +416,7 @@ impl<'a> Aliases<'a> {
         (0..records.len()).all(|row| self.recorded.contains(records.meta(row).stage.as_str()))
     }
 
-    fn target(&self, meta: &RecordMeta) -> Option<Target> {
+    fn target(&self, meta: Meta<'_>) -> Option<Target> {
         if self.recorded.contains(meta.stage.as_str()) {
             return None;
         }

@@ -200,7 +200,7 @@ fn layouts_hold_for_elements_that_f32_does_not_hold() {
         run.elements(0).expect("there").raw(),
         Some(&bytes(&[1, 3, 2, 4])[..])
     );
-    assert!(run.meta(0).blake3.is_empty());
+    assert!(run.meta(0).hash().is_none());
 }
 
 #[test]

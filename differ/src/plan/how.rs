@@ -7,7 +7,8 @@ use crate::{
     report::Note,
     shape::{Layout, layout, squeezed},
 };
-use bitnet_trace_schema::{InputLayer, RecordMeta, Stage, StageGraph, selection::Selection};
+use bitnet_trace_schema::{InputLayer, Stage, StageGraph, selection::Selection};
+use bitnet_trace_store::Meta;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -55,7 +56,7 @@ pub enum Rule {
 
 impl Rule {
     /// The rule of a pair without a declared layout.
-    fn of(left: &RecordMeta, right: &RecordMeta) -> Self {
+    fn of(left: Meta<'_>, right: Meta<'_>) -> Self {
         match layout(left, right) {
             Layout::Rows { .. } => Self::Rows,
             Layout::Different => Self::None,
@@ -484,6 +485,7 @@ mod tests {
         testing::{Memory, manifest},
     };
     use bitnet_trace_schema::Manifest;
+    use bitnet_trace_schema::RecordMeta;
 
     fn lines(left: (&dyn Records, &Manifest), right: (&dyn Records, &Manifest)) -> Vec<PlanLine> {
         let graph = StageGraph::builtin();
