@@ -2,6 +2,7 @@
 
 use crate::records::Records;
 use bitnet_trace_schema::{StageGraph, Text};
+use bitnet_trace_store::Meta;
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
@@ -77,12 +78,14 @@ pub(super) struct Positions<'a> {
 /// A run, and how far it was read.
 struct Run<'a> {
     records: &'a dyn Records,
-    /// The rows by request and position.
-    order: Vec<(i32, i64, usize)>,
+    /// The rows by request and position, where they do not stand so.
+    order: Option<Vec<usize>>,
     next: usize,
     /// The rows of the position, in the order of execution.
     rows: Vec<Row<'a>>,
     visits: HashMap<(i32, &'a Text), u32, Folding>,
+    /// Layer, stage and visit of the rows of the position before, in the order in which visits are counted.
+    before: Vec<(i32, &'a Text, u32)>,
 }
 
 impl<'a> Positions<'a> {
@@ -101,7 +104,7 @@ impl<'a> Positions<'a> {
     pub(super) fn left(&self) -> usize {
         self.runs
             .iter()
-            .map(|run| run.order.len() - run.next)
+            .map(|run| run.records.len() - run.next)
             .max()
             .unwrap_or(0)
     }
@@ -109,7 +112,7 @@ impl<'a> Positions<'a> {
     /// The next position.
     pub(super) fn next(&mut self) -> Option<Position<'a, '_>> {
         let heads = self.runs.iter().filter_map(Run::head);
-        let (request, seq) = heads.min()?;
+        let (request, seq) = heads.map(|(_, meta)| (meta.request, meta.seq)).min()?;
         for run in &mut self.runs {
             run.read((request, seq));
         }
@@ -197,56 +200,75 @@ fn push<'a>(entries: &mut Vec<Entry<'a>>, rows: &mut Vec<Option<usize>>, row: &R
 
 impl<'a> Run<'a> {
     fn new(records: &'a dyn Records, hasher: Folding) -> Self {
-        let position = |row| {
-            let meta = records.meta(row);
-            (meta.request, meta.seq, row)
-        };
-        let mut order: Vec<_> = (0..records.len()).map(position).collect();
-        if !order.is_sorted() {
-            order.sort_unstable();
-        }
+        let order = (!records.is_by_position()).then(|| {
+            let position = |&row: &usize| {
+                let meta = records.meta(row);
+                (meta.request, meta.seq)
+            };
+            let mut order: Vec<_> = (0..records.len()).collect();
+            order.sort_by_cached_key(position);
+            order
+        });
         Self {
             records,
             order,
             next: 0,
             rows: Vec::new(),
             visits: HashMap::with_hasher(hasher),
+            before: Vec::new(),
         }
     }
 
-    fn head(&self) -> Option<(i32, i64)> {
-        let &(request, seq, _) = self.order.get(self.next)?;
-        Some((request, seq))
+    /// The next row.
+    fn head(&self) -> Option<(usize, Meta<'a>)> {
+        if self.next == self.records.len() {
+            return None;
+        }
+        let row = self.order.as_ref().map_or(self.next, |order| order[self.next]);
+        Some((row, self.records.meta(row)))
     }
 
     /// Reads the rows of a position, if they are the next.
     fn read(&mut self, position: (i32, i64)) {
         self.rows.clear();
-        let start = self.next;
-        while self.head() == Some(position) {
+        while let Some((row, meta)) = self.head().filter(|(_, m)| (m.request, m.seq) == position) {
+            self.rows.push(Row {
+                row,
+                layer: meta.layer,
+                stage: meta.stage,
+                op_index: meta.op_index,
+                pass: meta.pass,
+                occurrence: meta.occurrence,
+                visit: 0,
+            });
             self.next += 1;
         }
-        self.rows
-            .extend(self.order[start..self.next].iter().map(|&(.., row)| {
-                let meta = self.records.meta(row);
-                Row {
-                    row,
-                    layer: meta.layer,
-                    stage: &meta.stage,
-                    op_index: meta.op_index,
-                    pass: meta.pass,
-                    occurrence: meta.occurrence,
-                    visit: 0,
-                }
-            }));
-        self.rows.sort_by_key(Row::order_of_visits);
+        if !self.rows.is_sorted_by_key(Row::order_of_visits) {
+            self.rows.sort_by_key(Row::order_of_visits);
+        }
+        self.count_visits();
+        if !self.rows.is_sorted_by_key(Row::order) {
+            self.rows.sort_by_key(Row::order);
+        }
+    }
+
+    /// Counts the visits of each row. Most tokens have the records of the token before: then they have its visits.
+    fn count_visits(&mut self) {
+        let same = |(row, (layer, stage, _)): (&Row<'_>, &(i32, &Text, u32))| row.name() == (*layer, *stage);
+        if self.rows.len() == self.before.len() && self.rows.iter().zip(&self.before).all(same) {
+            for (row, (.., visit)) in self.rows.iter_mut().zip(&self.before) {
+                row.visit = *visit;
+            }
+            return;
+        }
         self.visits.clear();
+        self.before.clear();
         for row in &mut self.rows {
             let visits = self.visits.entry((row.layer, row.stage)).or_default();
             row.visit = *visits;
             *visits += 1;
+            self.before.push((row.layer, row.stage, row.visit));
         }
-        self.rows.sort_by_key(Row::order);
     }
 }
 
