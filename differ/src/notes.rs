@@ -174,7 +174,10 @@ pub(crate) fn incomplete(side: &Side<'_>, name: &str) -> Option<Note> {
 fn unknown_ids(left: &Side<'_>, right: &Side<'_>) -> usize {
     let positions = |side: &Side<'_>| -> BTreeSet<(i32, i64)> {
         let metas = (0..side.records.len()).map(|row| side.records.meta(row));
-        metas.map(|m| (m.request, m.seq)).collect()
+        // Many records of one position stand together.
+        let mut last = None;
+        let positions = metas.map(|m| (m.request, m.seq));
+        positions.filter(|&at| last.replace(at) != Some(at)).collect()
     };
     let known = |side: &Side<'_>, request: i32, seq: i64| {
         let sequence = side.manifest.sequences.iter().find(|s| s.request == request);

@@ -5,11 +5,12 @@ use crate::{
     first::FirstReport,
     num,
     plan::Key,
+    records::at_once,
     report::{Common, Worst},
 };
 use bitnet_trace_schema::StageScope;
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// The stage whose error is shown over the layers, where it was compared.
 const RESIDUAL: &str = "layer_out";
@@ -65,8 +66,8 @@ pub struct LayerError {
 impl CompareReport {
     /// The report of a comparison.
     pub fn of(comparison: &Comparison<'_>) -> Self {
-        let first = FirstReport::of(comparison);
-        let growth_stage = growth_stage(comparison);
+        let of_stages = || (stages(comparison), growth_stage(comparison));
+        let (first, (stages, growth_stage)) = at_once(|| FirstReport::of(comparison), of_stages);
         Self {
             first_divergence: first.first_divergence.map(|d| Key {
                 request: d.request,
@@ -75,7 +76,7 @@ impl CompareReport {
                 stage: d.stage.into(),
             }),
             common: first.common,
-            stages: stages(comparison),
+            stages,
             growth: growth_stage
                 .as_deref()
                 .map(|s| growth(comparison, s))
@@ -91,42 +92,58 @@ impl CompareReport {
 }
 
 fn stages(comparison: &Comparison<'_>) -> Vec<StageSummary> {
-    let mut by_stage: BTreeMap<(usize, &str), Vec<usize>> = BTreeMap::new();
+    let mut steps_of: HashMap<&str, Vec<usize>> = HashMap::new();
     for (i, step) in comparison.plan.steps.iter().enumerate() {
-        let stage = step.key.stage.as_str();
-        let rank = comparison.graph.rank(stage).unwrap_or(usize::MAX);
-        by_stage.entry((rank, stage)).or_default().push(i);
+        steps_of.entry(step.key.stage.as_str()).or_default().push(i);
     }
+    let rank = |stage| comparison.graph.rank(stage).unwrap_or(usize::MAX);
+    let by_stage: BTreeMap<_, _> = steps_of
+        .into_iter()
+        .map(|(stage, steps)| ((rank(stage), stage), steps))
+        .collect();
     let summary = |((_, stage), steps): ((usize, &str), Vec<usize>)| {
         let mut counts = Counts::default();
         steps
             .iter()
             .for_each(|&i| counts.add(comparison.outcomes[i].verdict));
-        let errors = errors(comparison, &steps);
+        let spread = spread(comparison, &steps);
         StageSummary {
             stage: stage.to_owned(),
             counts,
-            median_rel_l2: median(&errors),
-            max_rel_l2: errors.last().copied(),
+            median_rel_l2: spread.map(|s| s.median),
+            max_rel_l2: spread.map(|s| s.largest),
             worst: Worst::of(comparison, steps.into_iter()),
         }
     };
     by_stage.into_iter().map(summary).collect()
 }
 
-/// Relative L2 of the compared steps, sorted.
-fn errors(comparison: &Comparison<'_>, steps: &[usize]) -> Vec<f64> {
-    let mut errors: Vec<f64> = steps
-        .iter()
-        .filter_map(|&i| comparison.outcomes[i].rel_l2())
-        .collect();
-    errors.sort_by(f64::total_cmp);
-    errors
-}
-
 /// The median of sorted numbers: of an even count, the upper one of the two in the middle.
 pub(crate) fn median(sorted: &[f64]) -> Option<f64> {
     sorted.get(sorted.len() / 2).copied()
+}
+
+/// Relative L2 of steps that were compared.
+#[derive(Clone, Copy)]
+struct Spread {
+    records: usize,
+    /// As [`median`] has it.
+    median: f64,
+    largest: f64,
+}
+
+/// The relative L2 of those steps that were compared; none where none was.
+fn spread(comparison: &Comparison<'_>, steps: &[usize]) -> Option<Spread> {
+    let of = |&i: &usize| comparison.outcomes[i].rel_l2();
+    let mut errors: Vec<f64> = steps.iter().filter_map(of).collect();
+    let (records, middle) = (errors.len(), errors.len() / 2);
+    let largest = errors.iter().copied().max_by(f64::total_cmp)?;
+    let (_, &mut median, _) = errors.select_nth_unstable_by(middle, f64::total_cmp);
+    Some(Spread {
+        records,
+        median,
+        largest,
+    })
 }
 
 /// The residual stream, or else the last stage of the layers that was compared.
@@ -152,12 +169,12 @@ fn growth(comparison: &Comparison<'_>, stage: &str) -> Vec<LayerError> {
         }
     }
     let of_layer = |(layer, steps): (i32, Vec<usize>)| {
-        let errors = errors(comparison, &steps);
+        let spread = spread(comparison, &steps)?;
         Some(LayerError {
             layer,
-            records: errors.len() as u64,
-            median_rel_l2: median(&errors)?,
-            max_rel_l2: *errors.last()?,
+            records: spread.records as u64,
+            median_rel_l2: spread.median,
+            max_rel_l2: spread.largest,
         })
     };
     layers.into_iter().filter_map(of_layer).collect()
