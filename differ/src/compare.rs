@@ -248,7 +248,7 @@ fn nothing_compared(plan: &AlignPlan, outcomes: &[Outcome]) -> Error {
         pairs: count,
         key: first.map_or_else(|| plan.steps[0].key.clone(), |(s, _)| s.key.clone()),
         reason: first
-            .and_then(|(_, o)| o.reason.as_ref())
+            .and_then(|(_, o)| o.reason.as_deref())
             .map(Reason::to_string)
             .unwrap_or_default(),
     }
@@ -278,15 +278,15 @@ impl Judge<'_> {
         by_metadata(self.left.records.meta(l), self.right.records.meta(r))
     }
 
-    /// The outcome of a step that has both sides, by their elements.
-    fn by_elements(&self, step: &Step, l: usize, r: usize) -> Result<Outcome, Error> {
+    /// The outcome of a step that has both sides, by their elements, with all measures if they are asked for.
+    fn by_elements(&self, step: &Step, (l, r): (usize, usize), all: bool) -> Result<Outcome, Error> {
         let (left, right) = (self.left.records, self.right.records);
         let (a, b) = (left.meta(l), right.meta(r));
         let tolerance = &self.options.tolerance;
         let (gates, _) = tolerance.gates(&a.stage, a.layer, [a.dtype, b.dtype]);
         let nan_equal = self.options.nan_equal;
         let outcome = match (left.values(l)?, right.values(r)?) {
-            (Some(x), Some(y)) => by_values((a, x), (b, y), gates, nan_equal),
+            (Some(x), Some(y)) => by_values((a, x), (b, y), gates, nan_equal, all),
             _ => by_elements(
                 (a, &left.elements(l)?),
                 (b, &right.elements(r)?),
@@ -314,7 +314,7 @@ impl Judge<'_> {
             }
         }
         match (self.at_once(step), step.left, step.right) {
-            (None, Some(l), Some(r)) => self.by_elements(step, l, r),
+            (None, Some(l), Some(r)) => self.by_elements(step, (l, r), false),
             (known, ..) => Ok(known.unwrap_or_else(|| Outcome::plain(Verdict::MissingRight))),
         }
     }
@@ -364,7 +364,7 @@ impl Comparison<'_> {
         };
         self.outcomes[step].distance?;
         let step = &self.plan.steps[step];
-        let outcome = judge.by_elements(step, step.left?, step.right?);
+        let outcome = judge.by_elements(step, (step.left?, step.right?), true);
         outcome.ok()?.metrics.map(|metrics| *metrics)
     }
 
@@ -382,7 +382,7 @@ impl Comparison<'_> {
         let (Some(a), Some(b)) = self.metas(step) else {
             return None;
         };
-        if let Some(Reason::Local(_)) = self.outcomes[step].reason {
+        if let Some(Reason::Local(_)) = self.outcomes[step].reason.as_deref() {
             return Some(Applied::referee());
         }
         if let Some(floor) = self.floor.as_ref().filter(|f| !f.knows_clean(step)) {

@@ -163,9 +163,9 @@ fn divergence(comparison: &Comparison<'_>, step: usize) -> Option<Divergence> {
         layer: key.layer,
         stage: key.stage.to_string(),
         visit: comparison.plan.steps[step].visit,
-        reason: ReasonView::from(outcome.reason.as_ref()?),
-        floor: match outcome.reason {
-            Some(Reason::Floor(reason)) => Some(reason),
+        reason: ReasonView::from(outcome.reason.as_deref()?),
+        floor: match outcome.reason.as_deref() {
+            Some(Reason::Floor(reason)) => Some(*reason),
             _ => None,
         },
         max_abs_index: index(metrics.as_ref().and_then(|m| m.max_abs_at)),

@@ -8,7 +8,7 @@ mod tests;
 pub use reason::Reason;
 
 use crate::{
-    metrics::{Metrics, measure_f64, measure_rows},
+    metrics::{Metrics, measure_f64, measure_gates, measure_rows},
     records::Elements,
     shape::{Layout, crop, layout, row_len},
     tolerance::Gates,
@@ -55,7 +55,7 @@ pub struct Outcome {
     /// The verdict.
     pub verdict: Verdict,
     /// Why, where the verdict is `Diverged` or `Incomparable`.
-    pub reason: Option<Reason>,
+    pub reason: Option<Box<Reason>>,
     /// How far the pair is apart, where values were read. An identical pair was decided by its hash.
     pub distance: Option<Distance>,
     /// All measures. A comparison keeps none of them, since they are many times as large as the rest, and measures again
@@ -98,18 +98,22 @@ impl Outcome {
         }
     }
 
-    fn within(metrics: Box<Metrics>) -> Self {
+    /// A pair that was measured, and why it diverged, if it did; its measures are kept where that is asked for.
+    fn measured(reason: Option<Reason>, metrics: Metrics, keep: bool) -> Self {
         Self {
             distance: Some(Distance::of(&metrics)),
-            metrics: Some(metrics),
-            ..Self::plain(Verdict::Within)
+            metrics: keep.then(|| Box::new(metrics)),
+            ..reason.map_or_else(
+                || Self::plain(Verdict::Within),
+                |reason| Self::diverged(reason, None),
+            )
         }
     }
 
     /// A pair that could not be compared.
     pub fn incomparable(reason: Reason) -> Self {
         Self {
-            reason: Some(reason),
+            reason: Some(Box::new(reason)),
             ..Self::plain(Verdict::Incomparable)
         }
     }
@@ -117,7 +121,7 @@ impl Outcome {
     fn diverged(reason: Reason, metrics: Option<Box<Metrics>>) -> Self {
         Self {
             verdict: Verdict::Diverged,
-            reason: Some(reason),
+            reason: Some(Box::new(reason)),
             distance: metrics.as_deref().map(Distance::of),
             metrics,
         }
@@ -191,7 +195,7 @@ pub fn by_elements(
     }
     let floats = (left.1.to_f32(left.0.dtype), right.1.to_f32(right.0.dtype));
     if let (Some(a), Some(b)) = floats {
-        return Ok(judge(shapes, &a, &b, gates, nan_equal, |a, b| {
+        return Ok(judge(shapes, (&a, &b), gates, nan_equal, true, |a, b| {
             measure_rows(a, b, row)
         }));
     }
@@ -200,7 +204,9 @@ pub fn by_elements(
         let has = |(meta, elements): (Meta<'_>, &Elements)| elements.to_f64(meta.dtype).is_some();
         return Ok(by_statistics(left.0, right.0, gates, (has(left), has(right))));
     };
-    let mut outcome = judge(shapes, &a, &b, gates, nan_equal, |a, b| measure_f64(a, b, row));
+    let mut outcome = judge(shapes, (&a, &b), gates, nan_equal, true, |a, b| {
+        measure_f64(a, b, row)
+    });
     // Beyond 2^53 unequal integers can be equal as f64.
     if left.0.dtype == DType::I64
         && right.0.dtype == DType::I64
@@ -216,7 +222,8 @@ pub fn by_elements(
     Ok(outcome)
 }
 
-/// [`by_elements`] for elements that are at hand as f32.
+/// [`by_elements`] for elements that are at hand as f32; what is measured is left out of the outcome, but for the distance,
+/// if `all` does not ask for it.
 ///
 /// # Errors
 /// [`WrongCount`] where elements and metadata contradict each other.
@@ -225,13 +232,15 @@ pub fn by_values(
     right: (Meta<'_>, &[f32]),
     gates: &Gates,
     nan_equal: bool,
+    all: bool,
 ) -> Result<Outcome, WrongCount> {
     check_count(true, left.0, left.1.len() as u64)?;
     check_count(false, right.0, right.1.len() as u64)?;
     let row = row_len(left.0, right.0);
     let shapes = layout(left.0, right.0);
-    Ok(judge(shapes, left.1, right.1, gates, nan_equal, |a, b| {
-        measure_rows(a, b, row)
+    let measure = if all { measure_rows } else { measure_gates };
+    Ok(judge(shapes, (left.1, right.1), gates, nan_equal, all, |a, b| {
+        measure(a, b, row)
     }))
 }
 
@@ -248,10 +257,10 @@ fn check_count(left: bool, meta: Meta<'_>, found: u64) -> Result<(), WrongCount>
 
 fn judge<T: Copy + Into<f64>>(
     shapes: Layout,
-    a: &[T],
-    b: &[T],
+    (a, b): (&[T], &[T]),
     gates: &Gates,
     nan_equal: bool,
+    keep: bool,
     measure: impl Fn(&[T], &[T]) -> Option<Metrics>,
 ) -> Outcome {
     let (measured, mass) = match shapes {
@@ -266,7 +275,7 @@ fn judge<T: Copy + Into<f64>>(
         _ => (measure(a, b), None),
     };
     // Lengths were checked against shapes that correspond.
-    let Some(mut m) = measured.map(Box::new) else {
+    let Some(mut m) = measured else {
         return Outcome::incomparable(Reason::Empty);
     };
     if nan_equal {
@@ -283,10 +292,8 @@ fn judge<T: Copy + Into<f64>>(
     } else {
         Reason::Gates(gates.broken(&m))
     };
-    match reason {
-        Reason::Gates(broken) if broken.is_empty() => Outcome::within(m),
-        reason => Outcome::diverged(reason, Some(m)),
-    }
+    let holds = matches!(&reason, Reason::Gates(broken) if broken.is_empty());
+    Outcome::measured((!holds).then_some(reason), m, keep)
 }
 
 /// What rows of `len` hold beyond their first `keep` entries, if it is not exactly zero: the sum of

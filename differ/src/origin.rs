@@ -76,7 +76,7 @@ pub fn origins(
         .filter(|i| {
             let first_of_request = requests_seen.insert(plan.steps[*i].key.request);
             // Judged by its own inputs, whatever became of them.
-            if matches!(outcomes[*i].reason, Some(Reason::Local(_))) {
+            if matches!(outcomes[*i].reason.as_deref(), Some(Reason::Local(_))) {
                 true
             } else if evaluated.contains(i) {
                 !dirty_inputs.contains(i) && begins(&outcomes[*i])
@@ -94,7 +94,7 @@ pub fn origins(
 
 /// Whether the divergence can have begun at this record: not where only its error is beyond the floor, and not its gain.
 fn begins(outcome: &Outcome) -> bool {
-    !matches!(&outcome.reason, Some(Reason::Floor(reason)) if !reason.begins)
+    !matches!(outcome.reason.as_deref(), Some(Reason::Floor(reason)) if !reason.begins)
 }
 
 /// The vocabulary, made ready for one pass a token.

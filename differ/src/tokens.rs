@@ -280,12 +280,9 @@ fn position(
     let (x, y) = (left.records.elements(l)?, right.records.elements(r)?);
     let outcome = match by_metadata(a, b) {
         // Another vocabulary size is a fault of one side, not of the comparison.
-        Some(Outcome {
-            reason: Some(reason @ Reason::Shapes { .. }),
-            ..
-        }) => Outcome {
-            reason: Some(reason),
-            ..Outcome::plain(Verdict::Diverged)
+        Some(outcome) if matches!(outcome.reason.as_deref(), Some(Reason::Shapes { .. })) => Outcome {
+            verdict: Verdict::Diverged,
+            ..outcome
         },
         Some(outcome) => outcome,
         None => {
@@ -295,7 +292,7 @@ fn position(
         }
     };
     result.verdict = outcome.verdict;
-    result.reason = outcome.reason.as_ref().map(ReasonView::from);
+    result.reason = outcome.reason.as_deref().map(ReasonView::from);
     let of = |f: fn(&Metrics) -> f64, identical: f64| match outcome.verdict {
         Verdict::Identical => Some(identical),
         _ => outcome.metrics.as_deref().map(f),

@@ -216,7 +216,7 @@ impl Work<'_> {
 
     fn one(&self, step: &Step) -> Result<Outcome, Error> {
         match (self.judge.options.verify, step.left, step.right) {
-            (false, Some(l), Some(r)) => self.judge.by_elements(step, l, r),
+            (false, Some(l), Some(r)) => self.judge.by_elements(step, (l, r), false),
             _ => self.judge.verified(step),
         }
     }

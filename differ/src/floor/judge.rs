@@ -171,13 +171,13 @@ impl Judgement {
                 if begins || findings.error.as_ref().is_some_and(|flags| flags[i]) {
                     dirty[at].push(point.seq);
                     outcome.verdict = Verdict::Diverged;
-                    outcome.reason = Some(Reason::Floor(FloorReason {
+                    outcome.reason = Some(Box::new(Reason::Floor(FloorReason {
                         error: point.error,
                         floor: entry.error.high,
                         gain: point.gain,
                         floor_gain: entry.gain.high,
                         begins,
-                    }));
+                    })));
                 } else {
                     outcome.verdict = Verdict::Within;
                     outcome.reason = None;
@@ -214,7 +214,10 @@ impl Judgement {
 fn is_open(outcome: &Outcome) -> bool {
     match outcome.verdict {
         Verdict::Within => true,
-        Verdict::Diverged => matches!(outcome.reason, Some(Reason::Gates(_) | Reason::Floor(_))),
+        Verdict::Diverged => matches!(
+            outcome.reason.as_deref(),
+            Some(Reason::Gates(_) | Reason::Floor(_))
+        ),
         _ => false,
     }
 }

@@ -148,12 +148,12 @@ impl Comparison<'_> {
                     if worse.is_off() {
                         view.off += 1;
                         outcome.verdict = Verdict::Diverged;
-                        outcome.reason = Some(Reason::Local(LocalReason {
+                        outcome.reason = Some(Box::new(Reason::Local(LocalReason {
                             side,
                             both: l.is_off() && r.is_off(),
                             rel_l2: worse.rel_l2,
                             expected: worse.expected(),
-                        }));
+                        })));
                     } else if outcome.verdict == Verdict::Diverged {
                         view.inherited += 1;
                         outcome.verdict = Verdict::Within;

@@ -39,8 +39,8 @@ pub(super) struct Found {
     /// The row of the largest `|b - a|^2 / |a|^2`, and that.
     pub worst_row: Option<(usize, f64)>,
     pub max_ulp: u64,
-    /// Pairs by the number of binary digits of their ULP distance.
-    pub ulps: [u64; BUCKETS],
+    /// Pairs by the number of binary digits of their ULP distance, where they are counted.
+    pub ulps: Vec<u64>,
     pub sign_differs: u64,
     /// Pairs that are not finite on both sides.
     pub odd: u64,
@@ -66,7 +66,7 @@ impl Found {
         max_rel: 0.0,
         worst_row: None,
         max_ulp: 0,
-        ulps: [0; BUCKETS],
+        ulps: Vec::new(),
         sign_differs: 0,
         odd: 0,
         nan_left: 0,
@@ -80,16 +80,17 @@ impl Found {
 }
 
 /// Passes over two tensors of the same length in rows of `row` elements, with the machine's widest vectors.
-pub(super) fn pass<T: Element>(a: &[T], b: &[T], row: usize) -> Found {
+/// With `ALL`, it counts ULP distances and signs, too, which no gate asks for.
+pub(super) fn pass<T: Element, const ALL: bool>(a: &[T], b: &[T], row: usize) -> Found {
     #[cfg(target_arch = "x86_64")]
     {
         #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,fma")]
-        fn avx512<T: Element>(a: &[T], b: &[T], row: usize) -> Found {
-            groups::<T, true>(a, b, row)
+        fn avx512<T: Element, const ALL: bool>(a: &[T], b: &[T], row: usize) -> Found {
+            groups::<T, true, ALL>(a, b, row)
         }
         #[target_feature(enable = "avx2,fma")]
-        fn avx2<T: Element>(a: &[T], b: &[T], row: usize) -> Found {
-            groups::<T, true>(a, b, row)
+        fn avx2<T: Element, const ALL: bool>(a: &[T], b: &[T], row: usize) -> Found {
+            groups::<T, true, ALL>(a, b, row)
         }
         let fma = is_x86_feature_detected!("fma");
         let wide = is_x86_feature_detected!("avx512f")
@@ -100,22 +101,22 @@ pub(super) fn pass<T: Element>(a: &[T], b: &[T], row: usize) -> Found {
         if wide && fma {
             // SAFETY: the processor has just been asked for each of the features
             #[allow(unsafe_code)]
-            return unsafe { avx512(a, b, row) };
+            return unsafe { avx512::<T, ALL>(a, b, row) };
         }
         if is_x86_feature_detected!("avx2") && fma {
             // SAFETY: the processor has just been asked for the features
             #[allow(unsafe_code)]
-            return unsafe { avx2(a, b, row) };
+            return unsafe { avx2::<T, ALL>(a, b, row) };
         }
     }
-    groups::<T, false>(a, b, row)
+    groups::<T, false, ALL>(a, b, row)
 }
 
 /// The pass; `FMA` says whether the machine multiplies and adds in one instruction.
 #[inline(always)]
-pub(super) fn groups<T: Element, const FMA: bool>(a: &[T], b: &[T], row: usize) -> Found {
+pub(super) fn groups<T: Element, const FMA: bool, const ALL: bool>(a: &[T], b: &[T], row: usize) -> Found {
     let row = row.clamp(1, a.len().max(1));
-    let mut total = Total::<T>::new(row, a.len());
+    let mut total = Total::<T, ALL>::new(row, a.len());
     // As many whole rows as a group holds, or one that is taken in pieces.
     let step = if row > GROUP { row } else { GROUP / row * row };
     for (outer, (a, b)) in a.chunks(step).zip(b.chunks(step)).enumerate() {
@@ -231,7 +232,7 @@ fn ulps<T: Element>(top: T::Bits, low: T::Bits, signs: T::Bits) -> T::Bits {
 }
 
 #[inline(always)]
-fn bits<T: Element>(a: &[T], b: &[T], digits: &mut [u8]) -> Bits<T::Bits> {
+fn bits<T: Element, const ALL: bool>(a: &[T], b: &[T], digits: &mut [u8]) -> Bits<T::Bits> {
     let zero = T::Bits::default();
     let (mut max_ulp, mut largest, mut signs, mut apart, mut relative) = (zero, zero, zero, zero, zero);
     let mut least = T::ORDINARY;
@@ -249,7 +250,9 @@ fn bits<T: Element>(a: &[T], b: &[T], digits: &mut [u8]) -> Bits<T::Bits> {
         signs = signs | sign;
         apart = apart.max(d.bits());
         relative = relative.max(r.bits());
-        *digits = T::digits(distance);
+        if ALL {
+            *digits = T::digits(distance);
+        }
     }
     Bits {
         max_ulp,
@@ -283,7 +286,7 @@ fn place<T: Element>(a: &[T], b: &[T], apart: T::Bits) -> usize {
 
 /// Adds numbers of binary digits, of which `most` is the largest, to a histogram: one short loop a bucket.
 #[inline(always)]
-fn count(digits: &[u8], elements: usize, most: u8, histogram: &mut [u64; BUCKETS]) {
+fn count(digits: &[u8], elements: usize, most: u8, histogram: &mut [u64]) {
     let (chunks, _) = digits.as_chunks::<WIDE>();
     let mut left = elements as u64;
     for bucket in (0..=most).rev() {
@@ -305,41 +308,55 @@ fn count(digits: &[u8], elements: usize, most: u8, histogram: &mut [u64; BUCKETS
     }
 }
 
-struct Total<T: Element> {
+struct Total<T: Element, const ALL: bool> {
     row: usize,
     elements: usize,
     /// `aa` and `dd` are of the row so far.
     sums: Sums,
     /// The largest distance so far, rounded to the type.
     apart: T::Bits,
-    /// The numbers of binary digits that were not counted yet, how many, and the largest of them.
-    digits: [u8; COUNTED],
+    /// The numbers of binary digits that were not counted yet, how many, and the largest of them; none where nothing is
+    /// counted.
+    digits: Vec<u8>,
     held: usize,
     most: u8,
     found: Found,
 }
 
-impl<T: Element> Total<T> {
+impl<T: Element, const ALL: bool> Total<T, ALL> {
     fn new(row: usize, elements: usize) -> Self {
         Self {
             row,
             elements,
             sums: Sums::NONE,
             apart: T::Bits::default(),
-            digits: [0; COUNTED],
+            digits: vec![0; if ALL { COUNTED } else { 0 }],
             held: 0,
             most: 0,
-            found: Found::NOTHING,
+            found: Found {
+                ulps: vec![0; if ALL { BUCKETS } else { 0 }],
+                ..Found::NOTHING
+            },
+        }
+    }
+
+    /// What the bits of a group tell.
+    #[inline(always)]
+    fn bits(&mut self, a: &[T], b: &[T]) -> Bits<T::Bits> {
+        if ALL {
+            bits::<T, true>(a, b, &mut self.digits[self.held..])
+        } else {
+            bits::<T, false>(a, b, &mut [0; GROUP])
         }
     }
 
     /// Adds a group: whole rows, or a piece of one.
     #[inline(always)]
     fn add<const FMA: bool>(&mut self, start: usize, a: &[T], b: &[T]) {
-        if self.held + a.len() > COUNTED {
+        if ALL && self.held + a.len() > COUNTED {
             self.count();
         }
-        let of = bits(a, b, &mut self.digits[self.held..]);
+        let of = self.bits(a, b);
         if of.largest >= T::ORDINARY {
             self.add_odd::<FMA>(start, a, b);
             return;
@@ -364,6 +381,9 @@ impl<T: Element> Total<T> {
         }
         let found = &mut self.found;
         found.max_ulp = found.max_ulp.max(of.max_ulp.into());
+        if !ALL {
+            return;
+        }
         if of.least == T::Bits::default() || T::sign_mask(of.signs) > T::Bits::default() {
             let differ = a.iter().zip(b).map(|(&x, &y)| u32::from(sign_differs(x, y)));
             found.sign_differs += u64::from(differ.sum::<u32>());
@@ -438,16 +458,18 @@ impl<T: Element> Total<T> {
         }
         self.found.odd += odd;
         let (left, right) = (&left[..a.len()], &right[..b.len()]);
-        let of = bits(left, right, &mut self.digits[self.held..]);
+        let of = self.bits(left, right);
         self.add_finite::<FMA>(start, left, right, &of);
     }
 
     #[inline(always)]
     fn finish(&mut self) -> Found {
-        self.count();
+        if ALL {
+            self.count();
+            self.found.ulps[0] -= self.found.odd;
+        }
         let (sums, found) = (&self.sums, &mut self.found);
         (found.dot, found.bb, found.sum) = (total(&sums.dot), total(&sums.bb), total(&sums.sum));
-        found.ulps[0] -= found.odd;
         std::mem::replace(found, Found::NOTHING)
     }
 }

@@ -268,7 +268,10 @@ fn subnormals_are_told_apart_and_counted_through_zero() {
 fn vectors_of_any_width_give_the_same_figures_to_the_bit() {
     let a: Vec<f32> = (0..3001).map(|i| (i as f32).sin()).collect();
     let b: Vec<f32> = a.iter().map(|x| x + 1e-3 * x.cos()).collect();
-    let (wide, plain) = (pass(&a, &b, 70), groups::<f32, false>(&a, &b, 70));
+    let (wide, plain) = (
+        pass::<_, true>(&a, &b, 70),
+        groups::<f32, false, true>(&a, &b, 70),
+    );
     let sums = |f: &Found| [f.dot, f.aa, f.bb, f.dd, f.sum, f.max_abs, f.max_rel].map(f64::to_bits);
     assert_eq!(sums(&wide), sums(&plain));
     assert_eq!((wide.ulps, wide.worst_row), (plain.ulps, plain.worst_row));
