@@ -134,6 +134,21 @@ fn a_mapping_by_hand_finds_the_fault_at_its_place_in_the_names_of_the_reference(
         .filter_map(|n| n.as_u64())
         .sum();
     assert_eq!((total, &counts["missing_left"]), (2 * TOKENS as u64, &0.into()));
+    // So do those of `query`, which puts both under the names of the first run.
+    let (database, name) = (dir.path().to_str().unwrap(), |p: &PathBuf| {
+        let name = p.file_name().unwrap().to_str().unwrap();
+        name.trim_start_matches("run=").to_owned()
+    });
+    let (first, second) = (name(&left), name(&right));
+    let columns = ["--run", &first, "--run", &second, "--seq", "3"];
+    let query = run(&[&["query", database][..], &columns, &flags].concat()).json();
+    check_schema("query", &query);
+    let rows = query["records"].as_array().unwrap();
+    assert_eq!(rows.len(), 2, "{query:#}");
+    for row in rows {
+        let cells = row["cells"].as_array().unwrap();
+        assert!(cells.iter().all(|cell| cell.is_object()), "{row:#}");
+    }
     let tokens = two("tokens", &left, &right, &["--mapping", file, "--format", "json"]);
     assert_eq!(tokens.json()["compared"], TOKENS);
 }

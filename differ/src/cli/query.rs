@@ -1,17 +1,21 @@
 use super::{
-    args::{Filters, graph},
+    args::{Filters, Naming},
     open,
     output::{Failure, Format, Output},
 };
 use bitnet_diff::{
-    exit,
+    Error, exit,
+    mapping::{Mapped, Which},
     query::query,
-    records::{Records, StoredRecords},
+    records::StoredRecords,
     render,
     report::Note,
 };
 use bitnet_trace_store::{Database, Filter, Run, RunSummary, StoreError};
-use std::path::PathBuf;
+use std::{
+    iter::{once, repeat},
+    path::PathBuf,
+};
 
 /// Records side by side, a column a run
 #[derive(clap::Args)]
@@ -33,16 +37,15 @@ pub struct Args {
     /// Print the first N elements of each record
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = None)]
     values: usize,
-    /// TOML file with stages and aliases of your own
-    #[arg(long, value_name = "FILE", help_heading = None)]
-    stages: Option<PathBuf>,
+    #[command(flatten)]
+    naming: Naming,
     /// How to print the result
     #[arg(long, value_enum, default_value_t, help_heading = None)]
     pub format: Format,
 }
 
 pub fn run(args: Args) -> Result<Output, Failure> {
-    let graph = graph(args.stages.as_deref())?;
+    let graph = args.naming.graph()?;
     let path = open::database_path(args.database)?;
     let mut unreadable = Vec::new();
     let runs = match Database::open(&path) {
@@ -55,18 +58,40 @@ pub fn run(args: Args) -> Result<Output, Failure> {
         Err(StoreError::IsARun { .. }) if args.runs.is_empty() => vec![Run::open(&path)?],
         Err(error) => return Err(error.into()),
     };
-    let filter = args.filters.filter();
+    let mapping = args.naming.mapping()?;
+    // A mapping gives the names that the filters take.
+    let (before, after) = match mapping {
+        None => (args.filters.filter(), Filter::default()),
+        Some(_) => (Filter::default(), args.filters.filter()),
+    };
     let mut all = Vec::with_capacity(runs.len());
     for run in runs {
-        all.push(StoredRecords::new(run, &filter)?);
+        all.push(StoredRecords::new(run, &before)?);
     }
-    if all.iter().all(|r| r.is_empty()) {
-        let first = &all[0];
-        let unfiltered = StoredRecords::new(Run::open(first.run().path())?, &Filter::default())?;
+    let mut mapped = Vec::new();
+    if let Some(mapping) = &mapping {
+        // The first is what the others are held against.
+        for (records, which) in all.iter().zip(once(Which::Left).chain(repeat(Which::Right))) {
+            let engine = &records.run().manifest().engine.name;
+            let mut named =
+                Mapped::new(records, which, engine, Some(mapping), &graph).map_err(Error::from)?;
+            named.retain(&after);
+            mapped.push(named);
+        }
+    }
+    let mut sides: Vec<_> = all.iter().map(StoredRecords::side).collect();
+    for (side, named) in sides.iter_mut().zip(&mapped) {
+        side.records = named;
+    }
+    if sides.iter().all(|s| s.records.is_empty()) {
+        let unfiltered = StoredRecords::new(Run::open(all[0].run().path())?, &Filter::default())?;
         return Err(open::no_records(&args.filters, &unfiltered.side()).into());
     }
-    let sides: Vec<_> = all.iter().map(StoredRecords::side).collect();
     let mut report = query(&path.display().to_string(), &sides, &graph, args.values)?;
+    if let Some(mapping) = &mapping {
+        let used = mapped.iter().flat_map(Mapped::used).copied().collect();
+        report.notes.extend(mapping.notes(&used));
+    }
     report.notes.append(&mut unreadable);
     let fold = sides.len() > 2;
     Output::new(args.format, &report, || render::query(&report, fold), exit::MATCH)
