@@ -196,6 +196,15 @@ fn an_error_that_drifts_beyond_the_floor_is_a_divergence_without_an_origin() {
 }
 
 #[test]
+fn runs_that_do_not_differ_come_to_nothing_of_the_limit() {
+    let dir = TempDir::new().unwrap();
+    let (floor, _) = calibrated(&dir, 6);
+    let document = judged(&dir, &floor, &|_, _, _| 0.0).json();
+    check_schema("first", &document);
+    assert_eq!(document["floor"]["largest"]["of_limit"], 0.0, "{:#}", document["floor"]);
+}
+
+#[test]
 fn one_odd_record_is_no_divergence_unless_it_is_far_beyond_every_sound_one() {
     let dir = TempDir::new().unwrap();
     let (floor, _) = calibrated(&dir, 5);

@@ -261,7 +261,11 @@ fn gains(track: &Track<'_>, sound: f64, dirty: &[Vec<i64>]) -> Vec<Option<f64>> 
     let gain = |p: &Point| {
         let reads = |i: &Input, seq: i64| seq == p.seq || (i.history && seq < p.seq);
         let is_dirty = |i: &Input| dirty[i.track].iter().any(|&seq| reads(i, seq));
-        let gain = p.gain.min((p.error + TINY) / (sound + TINY));
+        let gain = match p.error {
+            // Nothing was made of anything: not as much as the inputs' own nothing.
+            0.0 => 0.0,
+            error => p.gain.min((error + TINY) / (sound + TINY)),
+        };
         (!track.inputs.iter().any(is_dirty)).then_some(gain)
     };
     track.points.iter().map(gain).collect()
