@@ -290,16 +290,14 @@ pub(crate) struct PartRows {
 }
 
 impl PartRows {
-    /// Rows of the part `number`, of which there are `rows`, with the kinds of this blob.
-    pub(crate) fn new(number: u32, kinds: &[u8], rows: u64) -> Option<Self> {
+    /// No rows yet of the part `number`, of the kinds in this blob; none where it is not whole.
+    pub(crate) fn new(number: u32, kinds: &[u8]) -> Option<Self> {
         let kinds = Kinds(kinds).all()?;
-        // What was not read yet is not believed: the first blobs bound what is reserved.
-        let rows = usize::try_from(rows).ok()?.min(1 << 20);
-        let bytes = Vec::with_capacity(rows * ROW);
+        let bytes = Vec::new();
         Some(Self { number, bytes, kinds })
     }
 
-    /// Takes a blob of rows.
+    /// Takes a blob of rows; none where it is not whole, or names a kind that is not there.
     pub(crate) fn push(&mut self, blob: &[u8]) -> Option<()> {
         let (rows, rest) = blob.as_chunks::<ROW>();
         let are_known = rows
@@ -356,5 +354,110 @@ impl PartRows {
             values: kind.values_count.map(|count| (row.values_offset, count)),
             raw_bytes: kind.raw_bytes,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(seq: i64, stage: &str) -> RecordMeta {
+        RecordMeta {
+            seq,
+            layer: -1,
+            stage: stage.into(),
+            name: "a name".into(),
+            op_index: 1 << 40,
+            request: -3,
+            pass: 5,
+            occurrence: i32::MAX,
+            shape: vec![2, seq],
+            dtype: DType::BF16,
+            num_elements: 2 * seq,
+            blake3: if seq == 1 { String::new() } else { "0f".repeat(32) },
+            stats: Stats {
+                rms: (seq == 2).then_some(f64::MIN_POSITIVE),
+                abs_max: Some(-0.0),
+                inf_count: u64::MAX,
+                ..Stats::default()
+            },
+            ..RecordMeta::empty()
+        }
+    }
+
+    fn unpacked(blobs: &[Vec<u8>]) -> Option<PartRows> {
+        let mut part = PartRows::new(7, blobs.first()?)?;
+        blobs[1..].iter().try_for_each(|blob| part.push(blob))?;
+        Some(part)
+    }
+
+    #[test]
+    fn rows_are_read_in_order_as_they_were_packed() {
+        let records = [
+            record(2, "q_proj"),
+            record(1, ""),
+            record(2, "logits"),
+            record(3, "q_proj"),
+        ];
+        let places = [
+            Place {
+                values: Some((64, 4)),
+                raw_bytes: None,
+            },
+            Place {
+                values: None,
+                raw_bytes: None,
+            },
+            Place {
+                values: None,
+                raw_bytes: Some(0),
+            },
+            Place {
+                values: Some((u64::MAX, 6)),
+                raw_bytes: Some(12),
+            },
+        ];
+        let mut packer = Packer::default();
+        for (row, (record, place)) in records.iter().zip(places).enumerate() {
+            packer.push(row as u64, record, place);
+        }
+        let part = unpacked(&packer.finish()).expect("whole blobs");
+        for (row, of) in [1, 0, 2, 3].into_iter().enumerate() {
+            assert_eq!(part.meta(row).to_record(), records[of]);
+            let at = part.at(row);
+            assert_eq!((at.part, at.part_row, at.dtype), (7, of as u64, DType::BF16));
+            assert_eq!(
+                (at.values, at.raw_bytes),
+                (places[of].values, places[of].raw_bytes)
+            );
+        }
+    }
+
+    #[test]
+    fn a_blob_that_is_cut_or_names_what_is_not_there_is_refused() {
+        let mut packer = Packer::default();
+        for row in 0..ROWS_IN_BLOB as u64 + 1 {
+            packer.push(
+                row,
+                &record(2, "q_proj"),
+                Place {
+                    values: None,
+                    raw_bytes: None,
+                },
+            );
+        }
+        let blobs = packer.finish();
+        assert_eq!(blobs.len(), 3, "kinds, and two of rows");
+        assert_eq!(unpacked(&blobs).map(|part| part.len()), Some(ROWS_IN_BLOB + 1));
+        for cut in 0..blobs[0].len() {
+            assert!(PartRows::new(0, &blobs[0][..cut]).is_none(), "kinds cut at {cut}");
+        }
+        let mut part = PartRows::new(0, &blobs[0]).expect("kinds");
+        assert!(part.push(&blobs[2][1..]).is_none());
+        let mut row = blobs[2].clone();
+        row[11 * 8] = 1; // the second kind, of one
+        assert!(part.push(&row).is_none());
+        // Counts are no reason to reserve anything.
+        assert!(PartRows::new(0, &[0xff; 64]).is_none());
     }
 }

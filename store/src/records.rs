@@ -130,7 +130,7 @@ fn part_rows(sql: &Connection, number: u32, part: &update::KnownPart) -> rusqlit
             return Err(damaged());
         }
         let taken = match &mut rows {
-            None => PartRows::new(number, bytes, part.rows()).map(|new| rows = Some(new)),
+            None => PartRows::new(number, bytes).map(|new| rows = Some(new)),
             Some(rows) => rows.push(bytes),
         };
         taken.ok_or_else(damaged)?;
