@@ -283,7 +283,7 @@ impl Judge<'_> {
         let (left, right) = (self.left.records, self.right.records);
         let (a, b) = (left.meta(l), right.meta(r));
         let tolerance = &self.options.tolerance;
-        let (gates, _) = tolerance.gates(&a.stage, a.layer, [a.dtype, b.dtype]);
+        let (gates, _) = tolerance.gates(a.stage, a.layer, [a.dtype, b.dtype]);
         let nan_equal = self.options.nan_equal;
         let outcome = match (left.values(l)?, right.values(r)?) {
             (Some(x), Some(y)) => by_values((a, x), (b, y), gates, nan_equal, all),
@@ -391,7 +391,7 @@ impl Comparison<'_> {
         Some(
             self.options
                 .tolerance
-                .applied(&a.stage, a.layer, [a.dtype, b.dtype]),
+                .applied(a.stage, a.layer, [a.dtype, b.dtype]),
         )
     }
 

@@ -45,7 +45,7 @@ impl Neighbourhood {
         let rows = match layout(a, b) {
             Layout::Different => return None,
             Layout::Rows { left, right, .. } => [left, right],
-            Layout::Same => [row(&a.shape).min(row(&b.shape)); 2],
+            Layout::Same => [row(a.shape).min(row(b.shape)); 2],
         };
         let compared = rows[0].min(rows[1]);
         let column = at % compared;

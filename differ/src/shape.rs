@@ -30,7 +30,7 @@ pub fn layout(left: Meta<'_>, right: Meta<'_>) -> Layout {
     if same_count && left.shape == right.shape {
         return Layout::Same;
     }
-    let (a, b) = (squeezed(&left.shape), squeezed(&right.shape));
+    let (a, b) = (squeezed(left.shape), squeezed(right.shape));
     if same_count && (a == b || a.len() <= 1 || b.len() <= 1) {
         return Layout::Same;
     }
@@ -68,10 +68,10 @@ pub fn crop<T: Copy>(values: &[T], len: usize, keep: usize) -> Vec<T> {
 
 /// The shape in which two records are compared: whichever says more, cropped to what both have.
 fn compared(left: Meta<'_>, right: Meta<'_>) -> Vec<i64> {
-    let mut shape = if squeezed(&left.shape).len() >= squeezed(&right.shape).len() {
-        squeezed(&left.shape)
+    let mut shape = if squeezed(left.shape).len() >= squeezed(right.shape).len() {
+        squeezed(left.shape)
     } else {
-        squeezed(&right.shape)
+        squeezed(right.shape)
     };
     if let Layout::Rows { rows, left, right } = layout(left, right) {
         shape = match left.min(right) as i64 {

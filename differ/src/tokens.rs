@@ -286,7 +286,7 @@ fn position(
         },
         Some(outcome) => outcome,
         None => {
-            let (gates, _) = options.tolerance.gates(&a.stage, a.layer, [a.dtype, b.dtype]);
+            let (gates, _) = options.tolerance.gates(a.stage, a.layer, [a.dtype, b.dtype]);
             by_elements((a, &x), (b, &y), gates, options.nan_equal)
                 .map_err(|wrong| damaged(left, right, step, wrong))?
         }

@@ -201,7 +201,11 @@ fn runs_that_do_not_differ_come_to_nothing_of_the_limit() {
     let (floor, _) = calibrated(&dir, 6);
     let document = judged(&dir, &floor, &|_, _, _| 0.0).json();
     check_schema("first", &document);
-    assert_eq!(document["floor"]["largest"]["of_limit"], 0.0, "{:#}", document["floor"]);
+    assert_eq!(
+        document["floor"]["largest"]["of_limit"], 0.0,
+        "{:#}",
+        document["floor"]
+    );
 }
 
 #[test]

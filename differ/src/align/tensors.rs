@@ -221,7 +221,7 @@ fn finite(mut values: Vec<f32>) -> Vec<f32> {
 
 /// Heads of a slice of two axes.
 fn heads(meta: Meta<'_>) -> Option<usize> {
-    match crate::shape::squeezed(&meta.shape)[..] {
+    match crate::shape::squeezed(meta.shape)[..] {
         [heads, _] => usize::try_from(heads).ok(),
         _ => None,
     }

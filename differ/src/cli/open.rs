@@ -149,7 +149,7 @@ pub fn stored(
     });
     let mut records = StoredRecords::new(run, &filters.filter())?;
     if let Some(selection) = selection {
-        records.retain(|m| selection.tokens(&m.stage, m.layer).wants(m.seq, m.request));
+        records.retain(|m| selection.tokens(m.stage, m.layer).wants(m.seq, m.request));
     }
     if !records.is_empty() {
         return Ok((records, note));

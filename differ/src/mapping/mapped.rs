@@ -425,9 +425,7 @@ impl<'a> Aliases<'a> {
         let name = generic.then_some(&meta.name);
         let found = name.into_iter().chain([&meta.stage]).find_map(|name| {
             let (bare, number) = split_layer(name);
-            let stage = self
-                .stage(name, &meta.op)
-                .or_else(|| self.stage(bare, &meta.op))?;
+            let stage = self.stage(name, meta.op).or_else(|| self.stage(bare, meta.op))?;
             Some((stage, number))
         });
         let (stage, number) = found.filter(|(stage, _)| !self.recorded.contains(stage))?;

@@ -61,7 +61,7 @@ impl Rule {
             Layout::Rows { .. } => Self::Rows,
             Layout::Different => Self::None,
             Layout::Same if left.shape == right.shape => Self::Same,
-            Layout::Same if squeezed(&left.shape) == squeezed(&right.shape) => Self::UnitDimensions,
+            Layout::Same if squeezed(left.shape) == squeezed(right.shape) => Self::UnitDimensions,
             Layout::Same => Self::HeadSplit,
         }
     }
@@ -465,7 +465,7 @@ fn name(run: Which, records: &dyn Records, row: usize) -> Option<NameLine> {
     }
     let recorded = records.recorded(row);
     let name = match recorded.name.as_str() {
-        "" => &recorded.stage,
+        "" => recorded.stage,
         name => name,
     };
     let name = match split_layer(name) {
