@@ -1,8 +1,9 @@
-//! Makes the bytes of a part (feature `part`): see `FORMAT.md`, "A part, byte by byte".
+//! Makes and reads the bytes of a part (feature `part`): see `FORMAT.md`, "A part, byte by byte".
 //!
 //! A [`PartEncoder`] is given rows and hands pages, scalar columns and the footer to a [`Sink`], which is
 //! any [`std::io::Write`], or something that wants to know where each page ended. Creating, sealing and naming
-//! the file is for the caller.
+//! the file is for the caller. A [`Part`] is the way back: it finds every row's scalars and where its values lie in
+//! the bytes that it is given; reading or mapping the file is for the caller, too.
 //!
 //! ```
 //! use bitnet_trace_schema::{DType, Layout, RecordMeta, Stats, part::{EncodeError, PartEncoder, Row}};
@@ -24,12 +25,14 @@
 //! # }
 //! ```
 
+mod decode;
 mod encoder;
 mod footer;
 mod page;
 mod scalars;
 mod sink;
 
+pub use decode::{Part, PartError, Place};
 pub use encoder::{PartEncoder, Row};
 pub use sink::{EncodeError, PageBytes, Sink};
 

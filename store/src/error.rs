@@ -1,4 +1,6 @@
-use bitnet_trace_schema::{FORMAT_VERSION, ManifestError, levels::LevelError, trace_file::TraceFileError};
+use bitnet_trace_schema::{
+    FORMAT_VERSION, ManifestError, levels::LevelError, part::PartError, trace_file::TraceFileError,
+};
 use std::path::PathBuf;
 
 /// Why a database, a run or a part could not be read: one variant for each way it can be unusable.
@@ -259,5 +261,44 @@ impl StoreError {
     pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>, source: std::io::Error) -> Self {
         let path = path.into();
         Self::Io { action, path, source }
+    }
+
+    /// What is wrong with the part at `path`.
+    pub(crate) fn part(path: PathBuf, error: PartError) -> Self {
+        match error {
+            PartError::NotParquet => Self::NotParquet { path },
+            PartError::CutOff => Self::CutOff { path },
+            PartError::Footer { problem } => Self::Footer { path, problem },
+            PartError::Version { found } => Self::Version { path, found },
+            PartError::OtherRun { found, expected } => Self::OtherRun {
+                path,
+                found,
+                expected,
+            },
+            PartError::Column { column, problem } => Self::Column {
+                path,
+                column,
+                problem,
+            },
+            PartError::Layout { problem } => Self::Layout { path, problem },
+            PartError::Levels {
+                row_group,
+                page,
+                source,
+            } => Self::Levels {
+                path,
+                row_group,
+                page,
+                source,
+            },
+            PartError::Row { row, problem } => Self::Row { path, row, problem },
+            PartError::Decode { problem } => Self::Decode { path, problem },
+            // The index has it.
+            PartError::NoSuchRow { .. } => Self::Changed { path },
+            other => Self::Decode {
+                path,
+                problem: other.to_string(),
+            },
+        }
     }
 }

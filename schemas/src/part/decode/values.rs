@@ -1,9 +1,8 @@
 //! Finds the values of every row in the pages of `values`, without reading the values.
 
-use super::{Part, guarded};
-use crate::StoreError;
-use bitnet_trace_schema::columns::VALUES;
-use bitnet_trace_schema::levels::{self, MAX_DEF, MAX_REP};
+use super::{Part, PartError, guarded};
+use crate::columns::VALUES;
+use crate::levels::{self, MAX_DEF, MAX_REP};
 use parquet::basic::{Compression, Encoding, Type};
 use parquet::column::page::{Page, PageReader};
 use parquet::file::serialized_reader::SerializedPageReader;
@@ -16,7 +15,7 @@ fn leaf(part: &Part) -> Option<usize> {
 }
 
 /// `values` is an optional list of required floats.
-pub(super) fn check_type(part: &Part) -> Result<(), StoreError> {
+pub(super) fn check_type(part: &Part) -> Result<(), PartError> {
     let schema = part.meta.file_metadata().schema_descr();
     let column = leaf(part).map(|i| schema.column(i));
     let problem = match column {
@@ -27,18 +26,15 @@ pub(super) fn check_type(part: &Part) -> Result<(), StoreError> {
         }
         Some(_) => return Ok(()),
     };
-    Err(StoreError::Column {
-        path: part.map.path.clone(),
+    Err(PartError::Column {
         column: VALUES.into(),
         problem: problem.into(),
     })
 }
 
 /// Byte offset and number of values of every row of a row group; `None` for a null list.
-pub(super) fn locate(part: &Part, row_group: usize) -> Result<Vec<Option<(u64, u64)>>, StoreError> {
-    let path = &part.map.path;
-    let layout = |problem: &str| StoreError::Layout {
-        path: path.clone(),
+pub(super) fn locate(part: &Part, row_group: usize) -> Result<Vec<Option<(u64, u64)>>, PartError> {
+    let layout = |problem: &str| PartError::Layout {
         problem: format!("row group {row_group}: {problem}"),
     };
     let Some(leaf) = leaf(part) else {
@@ -50,11 +46,11 @@ pub(super) fn locate(part: &Part, row_group: usize) -> Result<Vec<Option<(u64, u
         return Err(layout("the chunk is compressed"));
     }
     let rows = group.num_rows().unsigned_abs() as usize;
-    let file = Arc::new(part.map.bytes.clone());
-    let mut pages = guarded(path, || SerializedPageReader::new(file, chunk, rows, None))?;
+    let file = Arc::new(part.bytes.clone());
+    let mut pages = guarded(|| SerializedPageReader::new(file, chunk, rows, None))?;
     let mut found: Vec<Option<(u64, u64)>> = Vec::new();
     for page in 0.. {
-        let Some(data) = guarded(path, || pages.get_next_page())? else {
+        let Some(data) = guarded(|| pages.get_next_page())? else {
             break;
         };
         let Page::DataPageV2 {
@@ -73,8 +69,8 @@ pub(super) fn locate(part: &Part, row_group: usize) -> Result<Vec<Option<(u64, u
             return Err(layout("a page is not in the plain encoding"));
         }
         // The page is a slice of the map, so its place in the file is a difference of addresses.
-        let start = (buf.as_ptr() as usize).checked_sub(part.map.bytes.as_ptr() as usize);
-        let Some(start) = start.filter(|s| s.saturating_add(buf.len()) <= part.map.bytes.len()) else {
+        let start = (buf.as_ptr() as usize).checked_sub(part.bytes.as_ptr() as usize);
+        let Some(start) = start.filter(|s| s.saturating_add(buf.len()) <= part.bytes.len()) else {
             return Err(layout("a page is not stored as it is"));
         };
         let (rep_len, def_len) = (rep_levels_byte_len as usize, def_levels_byte_len as usize);
@@ -90,8 +86,7 @@ pub(super) fn locate(part: &Part, row_group: usize) -> Result<Vec<Option<(u64, u
             return Err(layout("the pages hold more rows than the row group"));
         }
         let lengths =
-            levels::decode(rep, def, num_values.into(), num_rows).map_err(|source| StoreError::Levels {
-                path: path.clone(),
+            levels::decode(rep, def, num_values.into(), num_rows).map_err(|source| PartError::Levels {
                 row_group,
                 page,
                 source,

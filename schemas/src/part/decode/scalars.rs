@@ -1,19 +1,17 @@
 //! Reads the scalar columns through the arrow reader, a projection at a time.
 
-use super::{Part, guarded};
-use crate::StoreError;
+use super::{Part, PartError, guarded};
+use crate::columns::{RAW, scalar_fields};
+use crate::{DType, RecordMeta, Stats};
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float64Type, Int32Type, Int64Type};
 use arrow_array::{Array, ListArray, PrimitiveArray, RecordBatch, StringViewArray};
 use arrow_schema::{DataType, Field, Schema};
-use bitnet_trace_schema::columns::{RAW, scalar_fields};
-use bitnet_trace_schema::{DType, RecordMeta, Stats};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
 };
 use parquet::file::metadata::ParquetMetaData;
-use std::path::Path;
 use std::sync::Arc;
 
 /// Rows decoded at a time.
@@ -27,8 +25,8 @@ const MAX_DIMS: u64 = 64;
 
 /// The part's columns as arrow sees them, with text and bytes as views: views of a dictionary page share
 /// its bytes, so that a small page cannot unfold into gigabytes of repeated text.
-pub(super) fn metadata(path: &Path, meta: &Arc<ParquetMetaData>) -> Result<ArrowReaderMetadata, StoreError> {
-    guarded(path, || {
+pub(super) fn metadata(meta: &Arc<ParquetMetaData>) -> Result<ArrowReaderMetadata, PartError> {
+    guarded(|| {
         // The footer's ARROW:schema is not needed, and would be one more thing to distrust.
         let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
         let plain = ArrowReaderMetadata::try_new(Arc::clone(meta), options)?;
@@ -42,21 +40,20 @@ pub(super) fn metadata(path: &Path, meta: &Arc<ParquetMetaData>) -> Result<Arrow
     })
 }
 
-fn column_error(part: &Part, column: &str, problem: impl Into<String>) -> StoreError {
-    StoreError::Column {
-        path: part.map.path.clone(),
+fn column_error(column: &str, problem: impl Into<String>) -> PartError {
+    PartError::Column {
         column: column.into(),
         problem: problem.into(),
     }
 }
 
 /// Every column of the format is there and has its type. Other columns are let be.
-pub(super) fn check_types(part: &Part) -> Result<(), StoreError> {
+pub(super) fn check_types(part: &Part) -> Result<(), PartError> {
     let metadata = &part.arrow;
     for wanted in scalar_fields() {
         let name = wanted.name();
         let Ok(found) = metadata.schema().field_with_name(name) else {
-            return Err(column_error(part, name, "is missing"));
+            return Err(column_error(name, "is missing"));
         };
         // The name of a list's element differs between writers.
         let same = match (wanted.data_type(), found.data_type()) {
@@ -66,7 +63,7 @@ pub(super) fn check_types(part: &Part) -> Result<(), StoreError> {
         };
         if !same {
             let problem = format!("has the type {}, not {}", found.data_type(), wanted.data_type());
-            return Err(column_error(part, name, problem));
+            return Err(column_error(name, problem));
         }
     }
     Ok(())
@@ -78,14 +75,14 @@ fn reader(
     keep: impl Fn(&str) -> bool,
     batch: usize,
     rows: Option<(usize, usize)>,
-) -> Result<ParquetRecordBatchReader, StoreError> {
+) -> Result<ParquetRecordBatchReader, PartError> {
     let metadata = &part.arrow;
-    guarded(&part.map.path, || {
+    guarded(|| {
         let fields = metadata.schema().fields().iter().enumerate();
         let roots = fields.filter(|(_, f)| keep(f.name())).map(|(i, _)| i);
         let mask = ProjectionMask::roots(metadata.parquet_schema(), roots);
         let mut builder =
-            ParquetRecordBatchReaderBuilder::new_with_metadata(part.map.bytes.clone(), metadata.clone())
+            ParquetRecordBatchReaderBuilder::new_with_metadata(part.bytes.clone(), metadata.clone())
                 .with_row_groups(vec![row_group])
                 .with_projection(mask)
                 .with_batch_size(batch);
@@ -97,39 +94,35 @@ fn reader(
 }
 
 /// The next batch; the library's errors and panics as ours.
-fn next(part: &Part, reader: &mut ParquetRecordBatchReader) -> Result<Option<RecordBatch>, StoreError> {
-    guarded(&part.map.path, || Ok(reader.next().transpose()?))
+fn next(reader: &mut ParquetRecordBatchReader) -> Result<Option<RecordBatch>, PartError> {
+    guarded(|| Ok(reader.next().transpose()?))
 }
 
 /// Calls `row` with the scalars of every row of a row group, whose first is row `first` of the part.
-pub(super) fn for_each(
+pub(super) fn for_each<E: From<PartError>>(
     part: &Part,
     row_group: usize,
     first: u64,
-    mut row: impl FnMut(RecordMeta) -> Result<(), StoreError>,
-) -> Result<(), StoreError> {
+    mut row: impl FnMut(RecordMeta) -> Result<(), E>,
+) -> Result<(), E> {
     let group = part.meta.row_group(row_group);
     let rows = group.num_rows().unsigned_abs();
     for column in group.columns() {
         if column.column_path().parts().first().is_some_and(|p| p == "shape")
             && column.num_values().unsigned_abs() > rows.saturating_mul(MAX_DIMS)
         {
-            return Err(column_error(
-                part,
-                "shape",
-                "has more dimensions than tensors have",
-            ));
+            return Err(column_error("shape", "has more dimensions than tensors have").into());
         }
     }
     let wanted = scalar_fields();
     let keep = |name: &str| name != RAW && wanted.iter().any(|f| f.name() == name);
     let mut reader = reader(part, row_group, keep, BATCH, None)?;
     let mut read = 0u64;
-    while let Some(batch) = next(part, &mut reader)? {
-        let columns = Columns::of(part, &batch)?;
+    while let Some(batch) = next(&mut reader)? {
+        let columns = Columns::of(&batch)?;
         for i in 0..batch.num_rows() {
             row(columns.row(i).map_err(|(column, problem)| {
-                column_error(part, column, format!("{problem} in row {}", first + read))
+                column_error(column, format!("{problem} in row {}", first + read))
             })?)?;
             read += 1;
         }
@@ -140,10 +133,8 @@ pub(super) fn for_each(
     if read == rows {
         return Ok(());
     }
-    Err(StoreError::Footer {
-        path: part.map.path.clone(),
-        problem: format!("row group {row_group} has {rows} rows, its columns {read}"),
-    })
+    let problem = format!("row group {row_group} has {rows} rows, its columns {read}");
+    Err(PartError::Footer { problem }.into())
 }
 
 /// The columns of a batch, by their types.
@@ -168,27 +159,27 @@ struct Columns<'a> {
 }
 
 impl<'a> Columns<'a> {
-    fn of(part: &Part, batch: &'a RecordBatch) -> Result<Self, StoreError> {
+    fn of(batch: &'a RecordBatch) -> Result<Self, PartError> {
         let required = |name: &str| match batch.column_by_name(name) {
             Some(c) if c.null_count() == 0 => Ok(c),
-            Some(_) => Err(column_error(part, name, "has nulls")),
-            None => Err(column_error(part, name, "is missing")),
+            Some(_) => Err(column_error(name, "has nulls")),
+            None => Err(column_error(name, "is missing")),
         };
-        let wrong = |name: &str| column_error(part, name, "has another type than the footer says");
+        let wrong = |name: &str| column_error(name, "has another type than the footer says");
         let int64 = |name: &str| required(name)?.as_primitive_opt().ok_or_else(|| wrong(name));
         let int32 = |name: &str| required(name)?.as_primitive_opt().ok_or_else(|| wrong(name));
         let text = |name: &str| required(name)?.as_string_view_opt().ok_or_else(|| wrong(name));
         let moment = |name: &str| {
             let column = batch
                 .column_by_name(name)
-                .ok_or_else(|| column_error(part, name, "is missing"))?;
+                .ok_or_else(|| column_error(name, "is missing"))?;
             column.as_primitive_opt().ok_or_else(|| wrong(name))
         };
         let shape = required("shape")?
             .as_list_opt::<i32>()
             .ok_or_else(|| wrong("shape"))?;
         if shape.values().null_count() > 0 {
-            return Err(column_error(part, "shape", "has nulls"));
+            return Err(column_error("shape", "has nulls"));
         }
         Ok(Self {
             seq: int64("seq")?,
@@ -271,7 +262,7 @@ impl<'a> Columns<'a> {
 }
 
 /// Length of `raw` in every row of a row group; `None` for null.
-pub(super) fn raw_lengths(part: &Part, row_group: usize) -> Result<Vec<Option<u64>>, StoreError> {
+pub(super) fn raw_lengths(part: &Part, row_group: usize) -> Result<Vec<Option<u64>>, PartError> {
     let rows = part.meta.row_group(row_group).num_rows().unsigned_abs();
     let group = part.meta.row_group(row_group);
     let is_raw = |path: &[String]| path.first().is_some_and(|p| p == RAW);
@@ -281,9 +272,9 @@ pub(super) fn raw_lengths(part: &Part, row_group: usize) -> Result<Vec<Option<u6
     let batch = (RAW_BATCH.saturating_mul(rows) / size.max(1)).clamp(1, BATCH as u64) as usize;
     let mut reader = reader(part, row_group, |name| name == RAW, batch, None)?;
     let mut lengths = Vec::new();
-    while let Some(batch) = next(part, &mut reader)? {
+    while let Some(batch) = next(&mut reader)? {
         let column = batch.column_by_name(RAW).and_then(|c| c.as_binary_view_opt());
-        let column = column.ok_or_else(|| column_error(part, RAW, "is missing"))?;
+        let column = column.ok_or_else(|| column_error(RAW, "is missing"))?;
         lengths.extend(column.iter().map(|v| v.map(|v| v.len() as u64)));
         if lengths.len() as u64 > rows {
             break;
@@ -292,17 +283,17 @@ pub(super) fn raw_lengths(part: &Part, row_group: usize) -> Result<Vec<Option<u6
     if lengths.len() as u64 == rows {
         return Ok(lengths);
     }
-    Err(column_error(part, RAW, "has not as many rows as its row group"))
+    Err(column_error(RAW, "has not as many rows as its row group"))
 }
 
 /// The bytes of `raw` in one row of a row group.
-pub(super) fn raw(part: &Part, row_group: usize, row: usize) -> Result<Option<Vec<u8>>, StoreError> {
+pub(super) fn raw(part: &Part, row_group: usize, row: usize) -> Result<Option<Vec<u8>>, PartError> {
     let mut reader = reader(part, row_group, |name| name == RAW, 1, Some((row, 1)))?;
-    let batch = next(part, &mut reader)?;
+    let batch = next(&mut reader)?;
     let column = batch
         .as_ref()
         .and_then(|b| b.column_by_name(RAW))
         .and_then(|c| c.as_binary_view_opt());
-    let column = column.ok_or_else(|| column_error(part, RAW, "ends before this row"))?;
+    let column = column.ok_or_else(|| column_error(RAW, "ends before this row"))?;
     Ok((column.len() == 1 && column.is_valid(0)).then(|| column.value(0).to_vec()))
 }
