@@ -144,6 +144,7 @@ pub fn manifest(run: &str, engine: &str, prompt: u64, ids: &[i32]) -> Manifest {
         queue_bytes: None,
         selection: None,
         imported: None,
+        replay: None,
         observation: Observation::default(),
         records: 0,
         dropped: Dropped::default(),

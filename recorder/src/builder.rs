@@ -1,4 +1,4 @@
-use crate::{Engine, Error, Layout, Preset, Recorder, Values};
+use crate::{Engine, Error, Layout, Preset, Recorder, Replay, ReplayError, Values};
 use bitnet_trace_schema::selection::{Selection, SelectionError};
 use std::path::PathBuf;
 
@@ -33,6 +33,10 @@ pub struct RecorderBuilder {
     pub(crate) dequantize: bool,
     /// `None` is everything.
     pub(crate) selection: Result<Option<Selection>, SelectionError>,
+    /// What is replayed, or why the environment does not tell.
+    pub(crate) replay: Option<Result<Replay, ReplayError>>,
+    /// Whether a run that cannot be replayed is recorded all the same, as `failed`.
+    pub(crate) record_anyhow: bool,
     pub(crate) preset: Preset,
     pub(crate) queue_bytes: usize,
     pub(crate) layout: Layout,
@@ -55,6 +59,8 @@ impl RecorderBuilder {
             values: Values::Full,
             dequantize: false,
             selection: Ok(None),
+            replay: None,
+            record_anyhow: false,
             preset: Preset::Default,
             queue_bytes: DEFAULT_QUEUE_BYTES,
             layout: Layout::default(),
@@ -98,6 +104,13 @@ impl RecorderBuilder {
         self
     }
 
+    /// A stored run whose tensors the engine goes on with in place of its own, where it hands over what it
+    /// [goes on](Recorder::through) with. [`RecorderBuilder::build`] refuses one that cannot be replayed.
+    pub fn replay(mut self, replay: Replay) -> Self {
+        self.replay = Some(Ok(replay));
+        self
+    }
+
     /// Whether the engine waits when the queue is full ([`Preset::Default`], [`Preset::Durable`]) or tensors are
     /// dropped and counted ([`Preset::Lossy`]), and whether what is written survives a power loss
     /// ([`Preset::Durable`]).
@@ -131,7 +144,7 @@ impl RecorderBuilder {
     /// Creates the run's directory and starts the recorder.
     ///
     /// # Errors
-    /// [`Error::RunName`], [`Error::Selection`], [`Error::Directory`], [`Error::TooManyRuns`] or
+    /// [`Error::RunName`], [`Error::Selection`], [`Error::Replay`], [`Error::Directory`], [`Error::TooManyRuns`] or
     /// [`Error::Thread`]. Never without feature `trace`: the recorder is off then.
     pub fn build(self) -> Result<Recorder, Error> {
         Recorder::start(self)

@@ -1,6 +1,6 @@
 //! The recorder that the environment asks for.
 
-use crate::{Engine, Recorder, RecorderBuilder, Values};
+use crate::{Engine, Recorder, RecorderBuilder, Replay, ReplayError, Values};
 use bitnet_trace_schema::run_dir;
 use std::ffi::OsString;
 
@@ -18,6 +18,15 @@ const PRESET: &str = "BITNET_TRACE_PRESET";
 const QUEUE_BYTES: &str = "BITNET_TRACE_QUEUE_BYTES";
 /// Which records to keep.
 const SELECT: &str = "BITNET_TRACE_SELECT";
+
+/// A stored run to replay.
+const REPLAY: &str = "BITNET_TRACE_REPLAY";
+/// Which records of it.
+const REPLAY_AT: &str = "BITNET_TRACE_REPLAY_AT";
+/// `1` or `0`: whether what it lacks is left as it is.
+const REPLAY_PARTIAL: &str = "BITNET_TRACE_REPLAY_PARTIAL";
+/// `1` or `0`: whether other token ids are meant.
+const REPLAY_OTHER_PROMPT: &str = "BITNET_TRACE_REPLAY_OTHER_PROMPT";
 
 /// Reads variables with `get`; tells `warn` what can't be done as asked.
 pub(crate) fn recorder(
@@ -98,7 +107,28 @@ fn builder(
         ));
         return None;
     }
+    builder.replay = replay(get).transpose();
+    // A run that is not what was asked for must be seen to be none.
+    builder.record_anyhow = true;
     Some(builder)
+}
+
+/// The replay that the environment asks for.
+fn replay(get: &dyn Fn(&str) -> Option<OsString>) -> Result<Option<Replay>, ReplayError> {
+    let set = |name| get(name).filter(|value| !value.is_empty());
+    let flag = |name| match set(name).map(|v| v.to_string_lossy().into_owned()) {
+        None => Ok(false),
+        Some(value) => match value.as_str() {
+            "1" => Ok(true),
+            "0" => Ok(false),
+            _ => Err(ReplayError::Flag { name, value }),
+        },
+    };
+    let Some(path) = set(REPLAY) else { return Ok(None) };
+    let at = set(REPLAY_AT).unwrap_or_default();
+    let replay = Replay::of(path).at(at.to_string_lossy());
+    let replay = replay.partial(flag(REPLAY_PARTIAL)?);
+    Ok(Some(replay.other_prompt(flag(REPLAY_OTHER_PROMPT)?)))
 }
 
 #[cfg(test)]

@@ -22,6 +22,9 @@ pub enum Error {
     /// What was given to [`RecorderBuilder::select`](crate::RecorderBuilder::select) is not an expression.
     #[error("wrong selection: {0}")]
     Selection(#[from] bitnet_trace_schema::selection::SelectionError),
+    /// The stored run cannot be replayed.
+    #[error(transparent)]
+    Replay(#[from] crate::ReplayError),
     /// Every name from `<name>` to `<name>-9999` is taken.
     #[error("{dir} already holds ten thousand runs named {name:?}; choose another name")]
     TooManyRuns {

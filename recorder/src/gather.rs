@@ -78,6 +78,33 @@ fn copy_elements<const SIZE: usize>(data: &[u8], at: isize, n: usize, stride: is
     }
 }
 
+/// Puts row-major elements into a strided tensor: the way back from [`gather`], of whole elements.
+pub(crate) fn scatter(from: &[u8], size: usize, dims: &[(usize, isize)], offset: usize, data: &mut [u8]) {
+    fn dimension(from: &mut &[u8], size: usize, dims: &[(usize, isize)], at: isize, data: &mut [u8]) {
+        let (count, elements) = match dims {
+            [] => (1, size),
+            [(n, 1)] => (1, n * size),
+            [(n, _), ..] => (*n, 0),
+        };
+        for i in 0..count as isize {
+            match dims {
+                [(_, stride), inner @ ..] if elements == 0 => {
+                    dimension(from, size, inner, at + i * stride, data);
+                }
+                _ => {
+                    let start = at as usize * size;
+                    let (row, rest) = from.split_at(elements.min(from.len()));
+                    data[start..start + row.len()].copy_from_slice(row);
+                    *from = rest;
+                }
+            }
+        }
+    }
+    if dims.iter().all(|&(extent, _)| extent > 0) {
+        dimension(&mut &*from, size, dims, offset as isize, data);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,6 +125,30 @@ mod tests {
         assert_eq!(gathered(&[(2, 0), (2, 1)], 7), [7, 8, 7, 8]);
         assert_eq!(gathered(&[], 9), [9]);
         assert!(gathered(&[(0, 1), (5, 1)], 0).is_empty());
+    }
+
+    #[test]
+    fn what_is_scattered_is_gathered_again() {
+        for (dims, offset) in [
+            (&[(2, 12), (3, 4), (4, 1)][..], 0),
+            (&[(2, 1), (3, 2)], 1),
+            (&[(3, -1), (1, 77)], 5),
+            (&[(4, 5), (2, 1)], 2),
+            (&[], 9),
+        ] {
+            let n: usize = dims.iter().map(|d| d.0).product();
+            let from: Vec<u8> = (1..=2 * n as u8).collect();
+            let (mut data, mut back) = (vec![0; 48], vec![]);
+            scatter(&from, 2, dims, offset, &mut data);
+            gather(&data, 2, &mut dims.to_vec(), offset, &mut back);
+            assert_eq!(back, from, "{dims:?}");
+            assert_eq!(
+                data.iter().filter(|&&b| b != 0).count(),
+                from.len(),
+                "nothing else"
+            );
+        }
+        scatter(&[], 2, &[(0, 1), (9, 9)], 0, &mut []);
     }
 
     #[test]

@@ -129,7 +129,7 @@ impl<'s> Plan<'s> {
     }
 
     /// The tokens that are wanted, in order.
-    fn wanted_tokens<'a>(&'a self, tap: &'a Tap<'_>) -> impl Iterator<Item = usize> + 'a {
+    pub fn wanted_tokens<'a>(&'a self, tap: &'a Tap<'_>) -> impl Iterator<Item = usize> + 'a {
         (0..self.tokens).filter(move |&i| match &self.selected {
             None => true,
             Some(selected) => selected.wants(position(tap, i), request(tap, i)),
@@ -221,7 +221,7 @@ fn check_tokens(tap: &Tap<'_>, tokens: usize) -> Result<(), TensorError> {
     }
 }
 
-fn position(tap: &Tap<'_>, token: usize) -> i64 {
+pub(crate) fn position(tap: &Tap<'_>, token: usize) -> i64 {
     match tap.positions {
         Some(positions) => positions[token],
         None => tap.seq + token as i64,

@@ -75,6 +75,7 @@ mod process;
 mod queue;
 #[cfg(feature = "trace")]
 mod recorder;
+mod replay;
 #[cfg(feature = "trace")]
 mod run;
 #[cfg(feature = "trace")]
@@ -106,11 +107,12 @@ pub use off::{Recorder, Site, dump_trace};
 pub use pass::{LayerNumber, Pass};
 #[cfg(feature = "trace")]
 pub use recorder::Recorder;
+pub use replay::{Place, Replay, ReplayError};
 #[cfg(feature = "trace")]
 pub use site::Site;
 pub use summary::Summary;
 pub use tap::Tap;
-pub use tensor::{AsTensor, TensorView};
+pub use tensor::{AsTensor, TensorView, TensorViewMut};
 
 /// The README's examples, compiled and run as tests.
 #[cfg(doctest)]

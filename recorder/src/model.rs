@@ -41,6 +41,7 @@ pub(crate) fn hash_in_background(shared: Arc<Shared>, path: String) -> Option<Ha
             model.bytes = Some(bytes);
             shared.changed.store(true, Ordering::Relaxed);
         }
+        shared.check_replay();
         drop(shared);
         *lock(&state.ended) = true;
         state.end.notify_all();
@@ -113,6 +114,7 @@ mod tests {
             "a".into(),
             dir.path().to_owned(),
             crate::Recorder::builder(dir.path()),
+            None,
         ));
         let path = path.to_string_lossy().into_owned();
         let hashing = hash_in_background(Arc::clone(&shared), path).expect("a thread");

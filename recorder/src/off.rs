@@ -1,7 +1,8 @@
 //! The recorder without feature `trace`: the same calls, which compile to nothing.
 
 use crate::{
-    Engine, Error, Model, Observation, RecorderBuilder, RunInfo, Settings, Summary, Tap, TensorError,
+    Engine, Error, Model, Observation, RecorderBuilder, ReplayError, RunInfo, Settings, Summary, Tap,
+    TensorError, TensorViewMut,
 };
 use std::path::{Path, PathBuf};
 
@@ -109,6 +110,46 @@ impl Recorder {
     pub fn try_record<T: ?Sized>(&self, _tap: Tap<'_>, _tensor: &T) -> Result<(), TensorError> {
         Ok(())
     }
+
+    /// The tensor.
+    #[inline(always)]
+    pub fn through<T>(&self, _tap: Tap<'_>, tensor: T) -> T {
+        tensor
+    }
+
+    /// False; nothing is replaced.
+    #[inline(always)]
+    pub fn replay(&self, _tap: Tap<'_>, _tensor: &mut TensorViewMut<'_>) -> bool {
+        false
+    }
+
+    /// False; nothing is replaced.
+    #[inline(always)]
+    pub fn replay_recorded(&self, _tap: Tap<'_>, _tensor: &mut TensorViewMut<'_>) -> bool {
+        false
+    }
+
+    /// False.
+    #[inline]
+    pub const fn is_replaying(&self) -> bool {
+        false
+    }
+
+    /// None.
+    #[inline]
+    pub const fn replay_error(&self) -> Option<&ReplayError> {
+        None
+    }
+
+    /// None.
+    #[inline]
+    pub const fn first_replayed(&self, _next: i64, _ids: &[i64]) -> Option<i64> {
+        None
+    }
+
+    /// Nothing.
+    #[inline]
+    pub fn stop_replay(&self, _error: ReplayError) {}
 
     /// Nothing.
     #[inline]

@@ -44,6 +44,20 @@ impl<'a> Pass<'a> {
         cfg!(feature = "trace") && self.recorder.wants(&self.tap(stage, layer))
     }
 
+    /// [`Recorder::through`].
+    #[cfg(feature = "trace")]
+    #[inline]
+    pub fn through<T: AsTensor>(&self, tap: Tap<'_>, tensor: T) -> T {
+        self.recorder.through(tap, tensor)
+    }
+
+    /// The tensor.
+    #[cfg(not(feature = "trace"))]
+    #[inline(always)]
+    pub fn through<T>(&self, _tap: Tap<'_>, tensor: T) -> T {
+        tensor
+    }
+
     /// [`Recorder::record`].
     #[cfg(feature = "trace")]
     #[inline]
@@ -77,10 +91,10 @@ impl LayerNumber for usize {
     }
 }
 
-/// Computes a stage, records it, and gives it on: `tap!(pass, stage[layer], tensor)`.
+/// Computes a stage, records it, and gives on what the engine goes on with: `tap!(pass, stage[layer], tensor)`.
 ///
 /// `pass` is a [`Pass`], `tensor` any expression whose value can be recorded ([`AsTensor`](crate::AsTensor)); the macro's
-/// value is that value, moved. Without `[layer]` the stage belongs to no layer (-1: embeddings, final norm, logits).
+/// value is that value, moved, or in a [replay](crate::Replay) the stored run's in its place ([`Recorder::through`]). Without `[layer]` the stage belongs to no layer (-1: embeddings, final norm, logits).
 /// The first axis counts tokens; what follows the tensor is called on the [`Tap`], to say otherwise or more.
 /// Without feature `trace` the macro is its expression.
 ///
@@ -101,8 +115,7 @@ macro_rules! tap {
     ($pass:expr, $stage:ident[$layer:expr], $tensor:expr $(, $more:ident($($value:expr),*))* $(,)?) => {{
         let tensor = $tensor;
         let pass: &$crate::Pass<'_> = &$pass;
-        pass.record(pass.tap(stringify!($stage), $layer) $(.$more($($value),*))*, &tensor);
-        tensor
+        pass.through(pass.tap(stringify!($stage), $layer) $(.$more($($value),*))*, tensor)
     }};
     ($pass:expr, $stage:ident, $tensor:expr $(, $more:ident($($value:expr),*))* $(,)?) => {
         $crate::tap!($pass, $stage[$crate::LAYER_MODEL], $tensor $(, $more($($value),*))*)

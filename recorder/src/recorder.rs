@@ -1,9 +1,10 @@
 use crate::model::{Hashing, PATIENCE};
+use crate::replay::Player;
 use crate::writer::manifest;
 use crate::{
-    AsTensor, Engine, Error, Model, Observation, RecorderBuilder, RunInfo, Settings, Site, Summary, Tap,
-    TensorError, TensorView, env, exit, fork::Home, job::Plan, lock, model, run, select, shared::Shared,
-    writer,
+    AsTensor, Engine, Error, Model, Observation, RecorderBuilder, ReplayError, RunInfo, Settings, Site,
+    Summary, Tap, TensorError, TensorView, TensorViewMut, env, exit, fork::Home, job::Plan, lock, model, run,
+    select, shared::Shared, writer,
 };
 use bitnet_trace_schema::RunState;
 use bitnet_trace_schema::selection::Tokens;
@@ -42,9 +43,13 @@ impl Recorder {
         if let Err(error) = &builder.selection {
             return Err(Error::Selection(error.clone()));
         }
+        let player = player(&mut builder)?;
         let (name, dir) = run::claim(&mut builder)?;
         let layout = builder.layout;
-        let shared = Arc::new(Shared::new(name, dir, builder));
+        let shared = Arc::new(Shared::new(name, dir, builder, player));
+        if let Some(error) = shared.player.as_ref().and_then(Player::error) {
+            shared.cut_short(error.to_string());
+        }
         let writer = writer::spawn(Arc::clone(&shared), layout)?;
         Ok(Self(Some(Arc::new(Handle {
             shared,
@@ -96,7 +101,7 @@ impl Recorder {
         self.active().is_some()
     }
 
-    /// Whether any token of a tensor with this tap would be recorded, as far as the tap tells: for engines
+    /// Whether any token of a tensor with this tap would be recorded or [replaced](Replay), as far as the tap tells: for engines
     /// that would have to compute or move it first.
     ///
     /// A tap with a token axis and neither positions nor requests may have any number of tokens from `seq` on.
@@ -104,7 +109,9 @@ impl Recorder {
     #[inline]
     pub fn wants(&self, tap: &Tap<'_>) -> bool {
         let Some(handle) = &self.0 else { return false };
-        handle.shared.on.load(Ordering::Relaxed) && handle.selected(tap).is_some() && handle.is_owner()
+        let player = handle.shared.player.as_ref();
+        let wanted = || handle.selected(tap).is_some() || player.is_some_and(|player| player.wants(tap));
+        handle.shared.on.load(Ordering::Relaxed) && wanted() && handle.is_owner()
     }
 
     /// A tracepoint of `stage`, to be kept by the engine: it knows which layers are wanted.
@@ -114,9 +121,13 @@ impl Recorder {
 
     /// Whether anything of `stage` in `layer` may be wanted.
     pub(crate) fn wants_layer(&self, stage: &str, layer: i32) -> bool {
+        let replaced = |handle: &Handle| {
+            let player = handle.shared.player.as_ref();
+            player.is_some_and(|player| player.wants_layer(stage, layer))
+        };
         (self.0.as_deref()).is_some_and(|handle| match &handle.shared.selection {
             None => true,
-            Some(selection) => !selection.tokens(stage, layer).is_empty(),
+            Some(selection) => !selection.tokens(stage, layer).is_empty() || replaced(handle),
         })
     }
 
@@ -143,22 +154,8 @@ impl Recorder {
     /// Changes what the manifest says of the run. `edit` is not called when the recorder is off.
     pub fn describe(&self, edit: impl FnOnce(&mut RunInfo)) {
         let Some(handle) = self.active() else { return };
-        let mut info = lock(&handle.shared.info);
-        let before = info.model.clone();
-        edit(&mut info);
-        handle.shared.changed.store(true, Ordering::Relaxed);
-        let Some(now) = &mut info.model else { return };
-        if now.blake3.is_some() || now.path.is_empty() {
-            return;
-        }
-        match before.filter(|before| before.path == now.path) {
-            Some(before) => (now.blake3, now.bytes) = (before.blake3, now.bytes.or(before.bytes)),
-            None => {
-                let hashing = model::hash_in_background(Arc::clone(&handle.shared), now.path.clone());
-                drop(info);
-                lock(&handle.end).hashing.extend(hashing);
-            }
-        }
+        handle.describe(edit);
+        handle.shared.check_replay();
     }
 
     /// The model. Size and BLAKE3 of the file at its `path` are computed in the background where they are
@@ -190,14 +187,21 @@ impl Recorder {
     pub fn begin_pass(&self) {
         if let Some(handle) = self.active() {
             handle.shared.queue.begin_pass();
+            if let Some(player) = &handle.shared.player {
+                player.begin_pass();
+            }
         }
     }
 
     /// Token ids of `request` at positions `first_seq`, `first_seq + 1`, ... An id below 0 is not known.
     pub fn tokens<I: Copy + Into<i64>>(&self, request: i32, first_seq: i64, ids: &[I]) {
         if let Some(handle) = self.active() {
-            let mut ids = ids.iter().map(|&id| id.into());
-            handle.shared.tokens(request, first_seq, &mut ids);
+            let mut of_run = ids.iter().map(|&id| id.into());
+            handle.shared.tokens(request, first_seq, &mut of_run);
+            if let Some(player) = &handle.shared.player {
+                let checked = player.tokens(request, first_seq, &mut ids.iter().map(|&id| id.into()));
+                handle.replay(checked);
+            }
         }
     }
 
@@ -219,6 +223,63 @@ impl Recorder {
     pub fn try_record<T: AsTensor + ?Sized>(&self, tap: Tap<'_>, tensor: &T) -> Result<(), TensorError> {
         let Some(handle) = &self.0 else { return Ok(()) };
         handle.record(&tap, &mut |f| tensor.with_view(f))
+    }
+
+    /// [Records](Recorder::record) a tensor, and gives back what the engine goes on with: the tensor, or in a
+    /// [replay](Replay) the stored run's, where [`AsTensor::replaced`] makes one of its type.
+    #[inline]
+    pub fn through<T: AsTensor>(&self, tap: Tap<'_>, tensor: T) -> T {
+        let Some(handle) = &self.0 else { return tensor };
+        let _ = handle.record(&tap, &mut |f| tensor.with_view(f));
+        match &handle.shared.player {
+            None => tensor,
+            Some(player) => handle.through(player, &tap, tensor),
+        }
+    }
+
+    /// [Records](Recorder::record) a tensor, and in a [replay](Replay) overwrites it. Whether it was.
+    ///
+    /// A tensor that could not be recorded is counted as ever.
+    pub fn replay(&self, tap: Tap<'_>, tensor: &mut TensorViewMut<'_>) -> bool {
+        let Some(handle) = &self.0 else { return false };
+        let _ = self.try_record(tap, &tensor.view());
+        self.overwrite(handle, &tap, tensor)
+    }
+
+    /// [`Recorder::replay`] of a tensor that was recorded already.
+    pub fn replay_recorded(&self, tap: Tap<'_>, tensor: &mut TensorViewMut<'_>) -> bool {
+        (self.0.as_deref()).is_some_and(|handle| self.overwrite(handle, &tap, tensor))
+    }
+
+    fn overwrite(&self, handle: &Handle, tap: &Tap<'_>, tensor: &mut TensorViewMut<'_>) -> bool {
+        let Some(player) = &handle.shared.player else {
+            return false;
+        };
+        handle.is_taking() && handle.replay(player.replace_in(tap, tensor)).unwrap_or(false)
+    }
+
+    /// Whether a stored run is replayed, or was until [it stopped](Recorder::replay_error).
+    pub fn is_replaying(&self) -> bool {
+        (self.0.as_deref()).is_some_and(|handle| handle.shared.player.is_some())
+    }
+
+    /// Why the replay stopped, if it did: what the engine computed since is its own, and the run is `failed`. An engine
+    /// that exists to be compared stops too.
+    pub fn replay_error(&self) -> Option<&ReplayError> {
+        self.0.as_deref()?.shared.player.as_ref()?.error()
+    }
+
+    /// For engines that learn the positions of tokens after they have used them: where, in the run that is replayed, tokens
+    /// with these ids begin, if it is where they go on (`next`) or the beginning. None without a replay.
+    pub fn first_replayed(&self, next: i64, ids: &[i64]) -> Option<i64> {
+        self.0.as_deref()?.shared.player.as_ref()?.first_seq(next, ids)
+    }
+
+    /// The replay goes no further, for a reason that only the engine knows.
+    pub fn stop_replay(&self, error: ReplayError) {
+        if let Some(handle) = self.active() {
+            handle.shared.stop_replay(error);
+        }
     }
 
     /// Counts a tensor that the engine could not hand over, under a reason in a few words; but not one that
@@ -257,7 +318,59 @@ impl Recorder {
 /// Shows a tensor's view to the function it is given.
 type Show<'a> = dyn FnMut(&mut dyn FnMut(TensorView<'_>)) -> Result<(), TensorError> + 'a;
 
+/// The stored run to replay.
+fn player(builder: &mut RecorderBuilder) -> Result<Option<Player>, Error> {
+    let Some(replay) = builder.replay.take() else {
+        return Ok(None);
+    };
+    let player = match replay {
+        Ok(replay) => Player::new(replay),
+        Err(error) => Player::failed(error),
+    };
+    match player.error() {
+        Some(error) if !builder.record_anyhow => Err(error.clone().into()),
+        _ => Ok(Some(player)),
+    }
+}
+
 impl Handle {
+    fn describe(&self, edit: impl FnOnce(&mut RunInfo)) {
+        let mut info = lock(&self.shared.info);
+        let before = info.model.clone();
+        edit(&mut info);
+        self.shared.changed.store(true, Ordering::Relaxed);
+        let Some(now) = &mut info.model else { return };
+        if now.blake3.is_some() || now.path.is_empty() {
+            return;
+        }
+        match before.filter(|before| before.path == now.path) {
+            Some(before) => (now.blake3, now.bytes) = (before.blake3, now.bytes.or(before.bytes)),
+            None => {
+                let hashing = model::hash_in_background(Arc::clone(&self.shared), now.path.clone());
+                drop(info);
+                lock(&self.end).hashing.extend(hashing);
+            }
+        }
+    }
+
+    /// Whether tensors are taken.
+    fn is_taking(&self) -> bool {
+        self.shared.on.load(Ordering::Relaxed) && self.is_owner()
+    }
+
+    /// What a step of the replay came to; where it failed, the replay stops.
+    fn replay<T>(&self, step: Result<T, ReplayError>) -> Option<T> {
+        step.map_err(|error| self.shared.stop_replay(error)).ok()
+    }
+
+    fn through<T: AsTensor>(&self, player: &Player, tap: &Tap<'_>, tensor: T) -> T {
+        if !self.is_taking() {
+            return tensor;
+        }
+        let replaced = self.replay(player.replaced(tap, &tensor)).flatten();
+        replaced.unwrap_or(tensor)
+    }
+
     /// Which tokens of the tap's tensor are wanted (inside: `None` is all of them), or `None` if none can be.
     #[inline]
     fn selected(&self, tap: &Tap<'_>) -> Option<Option<Tokens<'_>>> {
@@ -339,6 +452,10 @@ impl Handle {
         self.shared.ended.store(true, Ordering::Relaxed);
         for hashing in std::mem::take(&mut end.hashing) {
             hashing.wait(PATIENCE); // a model that can't be hashed has no hash in the manifest
+        }
+        self.shared.check_replay(); // the model's hash is known by now
+        if let Some(player) = &self.shared.player {
+            self.replay(player.finish());
         }
         self.shared.queue.close();
         if let Some(writer) = end.writer.take() {

@@ -2,8 +2,8 @@
 
 use crate::sequences::{Sequences, Take};
 use crate::{
-    Engine, Preset, RunInfo, TensorError, Values, builder::Fixed, life::Life, lock, process, queue::Queue,
-    queue::WhenFull,
+    Engine, Preset, ReplayError, RunInfo, TensorError, Values, builder::Fixed, life::Life, lock, process,
+    queue::Queue, queue::WhenFull, replay::Player,
 };
 use bitnet_trace_schema::selection::Selection;
 use bitnet_trace_schema::{Dropped, FORMAT_VERSION, Manifest, Owner, PartEntry, RunState, Writer};
@@ -46,10 +46,12 @@ pub(crate) struct Shared {
     fixed: bool,
     /// Held, not read.
     _life: Option<Life>,
+    /// The stored run that the engine goes on with, if there is one.
+    pub player: Option<Player>,
 }
 
 impl Shared {
-    pub fn new(run: String, dir: PathBuf, builder: crate::RecorderBuilder) -> Self {
+    pub fn new(run: String, dir: PathBuf, builder: crate::RecorderBuilder, player: Option<Player>) -> Self {
         let (created_unix_ms, owner, command_line) = match builder.fixed {
             Some(Fixed { unix_ms }) => (unix_ms, process::fixed_owner(), Vec::new()),
             None => (process::unix_ms(), process::owner(), process::command_line()),
@@ -90,6 +92,7 @@ impl Shared {
             created_unix_ms,
             fixed: builder.fixed.is_some(),
             _life: life,
+            player,
         }
     }
 
@@ -152,6 +155,26 @@ impl Shared {
         }
     }
 
+    /// The replay goes no further, and the run is not what was asked for.
+    pub fn stop_replay(&self, error: ReplayError) {
+        if let Some(player) = &self.player {
+            let cause = format!("the replay stopped: {error}");
+            if player.stop(error) {
+                self.cut_short(cause);
+            }
+        }
+    }
+
+    /// Compares what is known of this run with the one that is replayed.
+    pub fn check_replay(&self) {
+        if let Some(player) = &self.player {
+            let checked = player.check(&lock(&self.info));
+            if let Err(error) = checked {
+                self.stop_replay(error);
+            }
+        }
+    }
+
     /// Notes token ids; ids below 0 and positions out of range are not known.
     pub fn tokens(&self, request: i32, first_seq: i64, ids: &mut dyn Iterator<Item = i64>) {
         lock(&self.sequences).note(request, first_seq, ids);
@@ -203,6 +226,7 @@ impl Shared {
             queue_bytes: Some(self.queue_bytes as u64),
             selection: self.selection.as_ref().map(Selection::to_string),
             imported: None,
+            replay: self.player.as_ref().map(Player::replayed),
             observation: info.observation,
             records: parts.iter().map(|p| p.rows).sum(),
             dropped: lock(&self.dropped).clone(),

@@ -26,6 +26,22 @@ pub trait AsTensor {
     /// # Errors
     /// [`TensorError::DType`] or [`TensorError::Unreadable`] where there is no view to give.
     fn with_view(&self, f: &mut dyn FnMut(TensorView<'_>)) -> Result<(), TensorError>;
+
+    /// A tensor of the same type, shape and place with other elements: little-endian, row-major, without gaps. This is what
+    /// an engine goes on with in a [replay](crate::Replay).
+    ///
+    /// # Errors
+    /// Why there is none; without an implementation of its own, a type cannot be replaced.
+    fn replaced(&self, bytes: &[u8]) -> Result<Self, TensorError>
+    where
+        Self: Sized,
+    {
+        let _ = bytes;
+        let name = std::any::type_name::<Self>();
+        Err(TensorError::Refused(format!(
+            "{name} cannot be made from bytes: implement AsTensor::replaced for it"
+        )))
+    }
 }
 
 /// A tensor in memory: little-endian elements, addressed by shape, strides and offset.
@@ -171,8 +187,83 @@ impl<'a> TensorView<'a> {
     }
 }
 
+/// A tensor in memory whose elements can be replaced: [`Recorder::replay`](crate::Recorder::replay).
+#[derive(Debug)]
+pub struct TensorViewMut<'a> {
+    dtype: DType,
+    shape: &'a [usize],
+    data: &'a mut [u8],
+    strides: Option<&'a [isize]>,
+    offset: usize,
+}
+
+impl<'a> TensorViewMut<'a> {
+    /// A contiguous row-major tensor: `data` holds its elements from the first on.
+    #[inline]
+    pub fn new(dtype: DType, shape: &'a [usize], data: &'a mut [u8]) -> Self {
+        Self {
+            dtype,
+            shape,
+            data,
+            strides: None,
+            offset: 0,
+        }
+    }
+
+    /// As [`TensorView::strides`]; a tensor whose elements share memory is not written.
+    #[inline]
+    #[must_use]
+    pub fn strides(mut self, strides: &'a [isize]) -> Self {
+        self.strides = Some(strides);
+        self
+    }
+
+    /// As [`TensorView::offset`].
+    #[inline]
+    #[must_use]
+    pub fn offset(mut self, offset: usize) -> Self {
+        self.offset = offset;
+        self
+    }
+
+    /// The same, to be read.
+    #[inline]
+    pub fn view(&self) -> TensorView<'_> {
+        TensorView {
+            dtype: self.dtype,
+            shape: self.shape,
+            data: self.data,
+            strides: self.strides,
+            offset: self.offset,
+        }
+    }
+}
+
+#[cfg(feature = "trace")]
+impl TensorViewMut<'_> {
+    pub(crate) fn data(&mut self) -> &mut [u8] {
+        self.data
+    }
+}
+
 #[cfg(feature = "trace")]
 impl<'a> TensorView<'a> {
+    /// Whether some elements lie in the same place: an axis without a stride, or one that steps within another.
+    pub(crate) fn overlaps(&self) -> bool {
+        let Some(strides) = self.strides else { return false };
+        let axes = self.shape.iter().zip(strides).filter(|&(&extent, _)| extent > 1);
+        let mut axes: Vec<_> = axes
+            .map(|(&extent, &stride)| (stride.unsigned_abs(), extent))
+            .collect();
+        axes.sort_unstable();
+        let mut reach = 1usize;
+        axes.into_iter().any(|(stride, extent)| {
+            let within = stride < reach;
+            reach = reach.max(stride.saturating_mul(extent - 1).saturating_add(reach));
+            within
+        })
+    }
+
     pub(crate) fn data(&self) -> &'a [u8] {
         self.data
     }

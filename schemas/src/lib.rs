@@ -46,7 +46,7 @@ pub use dtype::{DType, UnknownDType};
 pub use layout::Layout;
 pub use manifest::{
     Dropped, Engine, Imported, Manifest, ManifestError, Model, Observation, Owner, PartEntry, Preset,
-    RecoveredPart, Recovery, RunState, Sequence, Settings, ValuesMode, Writer,
+    RecoveredPart, Recovery, Replayed, RunState, Sequence, Settings, ValuesMode, Writer,
 };
 pub use record::RecordMeta;
 pub use stage::{Input, InputLayer, Place, Stage, StageError, StageGraph, StageScope};

@@ -64,6 +64,9 @@ pub struct Manifest {
     /// The files that the run was made from, if no recorder wrote it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub imported: Option<Imported>,
+    /// The stored run whose tensors the engine went on with in place of its own, if there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay: Option<Replayed>,
     /// How recording may have touched the engine's numbers.
     #[serde(default)]
     pub observation: Observation,
@@ -278,6 +281,38 @@ impl Imported {
     pub const TRACE: &str = "trace";
 }
 
+/// What was replayed in a run: tensors of a stored run that the engine went on with in place of those that it had
+/// computed, and that this run holds.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Replayed {
+    /// The stored run's name.
+    pub run: String,
+    /// Its directory, as it was given.
+    #[serde(default)]
+    pub path: String,
+    /// Its start, Unix time in milliseconds: names are used again.
+    #[serde(default)]
+    pub created_unix_ms: u64,
+    /// Which records were to be replayed (`BITNET_TRACE_REPLAY_AT`), if not all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<String>,
+    /// Whether records that the stored run lacks were left as the engine computed them.
+    #[serde(default)]
+    pub partial: bool,
+    /// Whether the engine was meant to be given other token ids than the stored run.
+    #[serde(default)]
+    pub other_prompt: bool,
+    /// Records that were replaced.
+    #[serde(default)]
+    pub injected: u64,
+    /// Records that were to be replaced and that the stored run lacks, or has in another shape (with `partial`).
+    #[serde(default)]
+    pub skipped: u64,
+    /// Records of rows that the stored run's engine did not compute, since nothing follows from them.
+    #[serde(default)]
+    pub pruned: u64,
+}
+
 /// How recording may have touched the engine's numbers.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Observation {
@@ -445,6 +480,17 @@ mod tests {
             imported: Some(Imported {
                 format: Imported::TRACE.into(),
                 files: vec!["a.trace".into()],
+            }),
+            replay: Some(Replayed {
+                run: "rust".into(),
+                path: "traces/run=rust".into(),
+                created_unix_ms: 1,
+                at: Some("stage=layer_out".into()),
+                partial: true,
+                other_prompt: true,
+                injected: 1,
+                skipped: 2,
+                pruned: 3,
             }),
             observation: Observation::default(),
             records: 1,

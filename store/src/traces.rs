@@ -104,6 +104,7 @@ impl Traces {
                 format: Imported::TRACE.into(),
                 files: self.files.iter().map(|f| f.display().to_string()).collect(),
             }),
+            replay: None,
             observation: Observation::default(),
             records: self.records.len() as u64,
             dropped: Dropped::default(),

@@ -33,4 +33,9 @@ impl AsTensor for Tensor {
         }
         Ok(())
     }
+
+    fn replaced(&self, bytes: &[u8]) -> Result<Self, TensorError> {
+        let made = Tensor::from_raw_buffer(bytes, self.dtype(), self.dims(), self.device());
+        made.map_err(|e| TensorError::Refused(e.to_string()))
+    }
 }

@@ -3,7 +3,7 @@ use bitnet_trace_schema::DType;
 use half::{bf16, f16};
 
 /// A Rust type that is an element of a recordable tensor.
-pub trait Element: bytemuck::NoUninit {
+pub trait Element: bytemuck::NoUninit + bytemuck::CheckedBitPattern {
     /// Its dtype.
     const DTYPE: DType;
 }
@@ -60,6 +60,14 @@ impl<T: Element> AsTensor for [T] {
 impl<T: Element> AsTensor for Vec<T> {
     fn with_view(&self, f: &mut dyn FnMut(TensorView<'_>)) -> Result<(), TensorError> {
         self.as_slice().with_view(f)
+    }
+
+    fn replaced(&self, bytes: &[u8]) -> Result<Self, TensorError> {
+        let elements = bytes.chunks_exact(size_of::<T>().max(1));
+        let elements = elements.map(bytemuck::checked::try_pod_read_unaligned);
+        elements
+            .collect::<Result<_, _>>()
+            .map_err(|e| TensorError::Refused(e.to_string()))
     }
 }
 

@@ -219,6 +219,7 @@ pub fn manifest(run: &str) -> Manifest {
         queue_bytes: None,
         selection: None,
         imported: None,
+        replay: None,
         observation: Observation::default(),
         records: 0,
         dropped: Dropped::default(),
