@@ -58,7 +58,9 @@ enum {
     BNT_ERR_ARGUMENT = 2,   /* a NULL or malformed argument, or a struct_size below the first version's */
     BNT_ERR_IO = 3,         /* the directory or a file could not be written */
     BNT_ERR_INCOMPLETE = 4, /* the recorder gave up while the engine ran; what was sealed is valid */
-    BNT_ERR_PANIC = 5       /* a defect of the library */
+    BNT_ERR_PANIC = 5,      /* a defect of the library */
+    BNT_REPLAYED = 6,       /* bnt_replay() has overwritten the tensor */
+    BNT_ERR_REPLAY = 7      /* the stored run can't be replayed, or not any further */
 };
 
 /* Most dimensions of a tensor. */
@@ -107,6 +109,12 @@ enum {
     BNT_PRESET_DURABLE = 2  /* the engine waits, and what is written survives a power loss */
 };
 
+/* How a stored run is replayed: bnt_options.replay_flags. */
+enum {
+    BNT_REPLAY_PARTIAL = 1,     /* what it lacks is left as it is, and counted */
+    BNT_REPLAY_OTHER_PROMPT = 2 /* other token ids than the stored run's are meant */
+};
+
 /* A recorder of one run. Opaque; NULL is off. */
 typedef struct bnt_recorder bnt_recorder;
 
@@ -134,6 +142,10 @@ typedef struct bnt_options {
     const char *select;         /* which records are kept, as BITNET_TRACE_SELECT; NULL or empty: all */
     int32_t preset;             /* BNT_PRESET_* */
     int32_t dequantize;         /* 1: records of packed dtypes keep f32 values beside their blocks; 0: a reader makes them */
+    const char *replay;         /* a stored run whose tensors bnt_replay() puts in place of the program's; NULL: none */
+    const char *replay_at;      /* which of its records, as BITNET_TRACE_REPLAY_AT; NULL or empty: all */
+    uint32_t replay_flags;      /* BNT_REPLAY_* */
+    uint32_t reserved;          /* 0 */
 } bnt_options;
 
 /* A tensor in memory: little-endian elements. Nothing is read outside data[0 .. data_size). */
@@ -170,7 +182,8 @@ typedef struct bnt_tap {
 } bnt_tap;
 
 /* The recorder that the environment asks for: BITNET_TRACE_DIR, BITNET_TRACE_RUN, BITNET_TRACE_VALUES,
- * BITNET_TRACE_SELECT, BITNET_TRACE_PRESET, BITNET_TRACE_QUEUE_BYTES, BITNET_TRACE_DEQUANTIZE. NULL when it asks for none. Where it can't be had, also because the selection is wrong,
+ * BITNET_TRACE_SELECT, BITNET_TRACE_PRESET, BITNET_TRACE_QUEUE_BYTES, BITNET_TRACE_DEQUANTIZE, BITNET_TRACE_REPLAY,
+ * BITNET_TRACE_REPLAY_AT, BITNET_TRACE_REPLAY_PARTIAL, BITNET_TRACE_REPLAY_OTHER_PROMPT. NULL when it asks for none. Where it can't be had, also because the selection is wrong,
  * one warning on stderr says why, and NULL.
  *
  * A selection is made of alternatives (;) of terms that must all hold (,) of values (|) of seq, layer, stage and
@@ -219,6 +232,16 @@ BNT_API void bnt_tokens(bnt_recorder *recorder, int32_t request, int64_t first_s
  * are counted in the manifest. Waits while the queue is full. */
 BNT_API int bnt_record(bnt_recorder *recorder, const bnt_tap *tap, const bnt_tensor *tensor);
 
+/* Records a tensor as bnt_record() does and then, in a replay, overwrites its wanted rows in data with those of the
+ * stored run, so data must be writable: BNT_REPLAYED where any row was, otherwise what bnt_record() returns, and
+ * BNT_ERR_REPLAY from the moment on at which the replay has stopped. Rows correspond by position; either all rows
+ * that are wanted of a tensor are overwritten or none. k_cache and v_cache, which are copies, never are. */
+BNT_API int bnt_replay(bnt_recorder *recorder, const bnt_tap *tap, const bnt_tensor *tensor);
+
+/* BNT_ERR_REPLAY, and why, if a stored run was to be replayed and could not be, or not any further: what the program
+ * computes from then on is its own, and the run is `failed`. A program that exists to be compared ends here. */
+BNT_API int bnt_replay_error(const bnt_recorder *recorder, bnt_error *error);
+
 /* Counts a tensor that the program could not hand over, under a reason in a few words; not one whose stage and
  * layer are not selected, but any without a stage. */
 BNT_API void bnt_drop(bnt_recorder *recorder, const char *stage, int32_t layer, const char *reason);
@@ -239,7 +262,7 @@ BNT_API int bnt_set(bnt_recorder *recorder, const char *key, const char *value);
 BNT_API void bnt_fail(bnt_recorder *recorder, const char *cause);
 
 /* Seals the run and frees the recorder (but not the process-wide one). BNT_ERR_INCOMPLETE, with the reason,
- * if the recorder gave up before, or the program did (bnt_fail). */
+ * if the recorder gave up before, or the program did (bnt_fail); BNT_ERR_REPLAY if the replay stopped. */
 BNT_API int bnt_close(bnt_recorder *recorder, bnt_error *error);
 
 /* --- constructors: everything that is not said is as if it were absent ------------------------------- */
@@ -264,6 +287,10 @@ BNT_INLINE bnt_options bnt_options_make(const char *dir, const char *run) {
     o.select = NULL;
     o.preset = BNT_PRESET_DEFAULT;
     o.dequantize = 0;
+    o.replay = NULL;
+    o.replay_at = NULL;
+    o.replay_flags = 0;
+    o.reserved = 0;
     return o;
 }
 

@@ -224,6 +224,14 @@ class recorder {
         const bnt_tensor t = what.get();
         return bnt_record(handle_, where.get(), &t);
     }
+    // record(), which in a replay overwrites the tensor: its data must be writable. BNT_REPLAYED where it was.
+    int replay(const tap &where, const tensor &what) noexcept {
+        if (handle_ == nullptr) return BNT_OK;
+        const bnt_tensor t = what.get();
+        return bnt_replay(handle_, where.get(), &t);
+    }
+    // BNT_OK, or BNT_ERR_REPLAY with the reason why the replay stopped.
+    int replay_error(bnt_error *error = nullptr) const noexcept { return bnt_replay_error(handle_, error); }
     void drop(const char *stage, std::int32_t layer, const char *reason) noexcept {
         bnt_drop(handle_, stage, layer, reason);
     }

@@ -26,6 +26,8 @@ typedef struct bnt_ggml_node {
     const void *src[4];
     const void *view_src;
     size_t view_offs;
+    int32_t flags;
+    int32_t reserved;
 } bnt_ggml_node;
 
 typedef struct bnt_ggml_host {
@@ -36,6 +38,8 @@ typedef struct bnt_ggml_host {
     const void *(*bytes)(const void *tensor, size_t *size);
     /* Copies the first `size` bytes of a tensor that does not lie in host memory. */
     void (*copy)(const void *tensor, void *to, size_t size);
+    /* Overwrites the first `size` bytes of a tensor. */
+    void (*write)(const void *tensor, const void *from, size_t size);
 } bnt_ggml_host;
 
 /* Follows the graphs of one context. NULL does nothing and wants nothing. */
@@ -53,7 +57,7 @@ extern void bnt_ggml_requests(bnt_ggml_follower *follower, const int32_t *reques
  * ends before its last node. */
 extern int bnt_ggml_ask(bnt_ggml_follower *follower, const void *tensor);
 
-/* Records a tensor that was asked for and is computed now. */
+/* Records a tensor that was asked for and is computed now; in a replay, overwrites it. */
 extern void bnt_ggml_data(bnt_ggml_follower *follower, const void *tensor);
 
 } /* extern "C" */
@@ -74,6 +78,8 @@ inline void node(const void *tensor, bnt_ggml_node *out) {
     out->dtype = static_cast<unsigned>(t->type) < static_cast<unsigned>(GGML_TYPE_COUNT) ? ggml_type_name(t->type) : nullptr;
     out->view_src = t->view_src;
     out->view_offs = t->view_offs;
+    out->flags = t->flags;
+    out->reserved = 0;
 }
 
 /* The buffer of a view is that of the tensor it looks into. */
@@ -94,7 +100,11 @@ inline void copy(const void *tensor, void *to, std::size_t size) {
     ggml_backend_tensor_get(tensor_of(tensor), to, 0, size);
 }
 
-inline bnt_ggml_host host() noexcept { return {sizeof(bnt_ggml_host), sizeof(bnt_ggml_node), node, bytes, copy}; }
+inline void write(const void *tensor, const void *from, std::size_t size) {
+    ggml_backend_tensor_set(const_cast<ggml_tensor *>(tensor_of(tensor)), from, 0, size);
+}
+
+inline bnt_ggml_host host() noexcept { return {sizeof(bnt_ggml_host), sizeof(bnt_ggml_node), node, bytes, copy, write}; }
 
 }  // namespace bnt_ggml
 

@@ -82,6 +82,16 @@ BNT_API int bnt_record(bnt_recorder *recorder, const bnt_tap *tap, const bnt_ten
     return BNT_OK;
 }
 
+BNT_API int bnt_replay(bnt_recorder *recorder, const bnt_tap *tap, const bnt_tensor *tensor) {
+    (void)recorder, (void)tap, (void)tensor;
+    return BNT_OK;
+}
+
+BNT_API int bnt_replay_error(const bnt_recorder *recorder, bnt_error *error) {
+    (void)recorder, (void)error;
+    return BNT_OK;
+}
+
 BNT_API void bnt_drop(bnt_recorder *recorder, const char *stage, int32_t layer, const char *reason) {
     (void)recorder, (void)stage, (void)layer, (void)reason;
 }
@@ -120,6 +130,8 @@ BNT_API int bnt_close(bnt_recorder *recorder, bnt_error *error) {
 #define bnt_begin_pass(...) (1 ? (void)0 : (bnt_begin_pass)(__VA_ARGS__))
 #define bnt_tokens(...) (1 ? (void)0 : (bnt_tokens)(__VA_ARGS__))
 #define bnt_record(...) BNT_OFF_INT_(1 ? 0 : (bnt_record)(__VA_ARGS__))
+#define bnt_replay(...) BNT_OFF_INT_(1 ? 0 : (bnt_replay)(__VA_ARGS__))
+#define bnt_replay_error(...) BNT_OFF_INT_(1 ? 0 : (bnt_replay_error)(__VA_ARGS__))
 #define bnt_drop(...) (1 ? (void)0 : (bnt_drop)(__VA_ARGS__))
 #define bnt_set_model(...) BNT_OFF_INT_(1 ? 0 : (bnt_set_model)(__VA_ARGS__))
 #define bnt_set(...) BNT_OFF_INT_(1 ? 0 : (bnt_set)(__VA_ARGS__))

@@ -1,6 +1,6 @@
 //! The structs of the C header, and how they become the recorder's own.
 
-use bitnet_trace::{AsTensor, DType, Tap, TensorError, TensorView};
+use bitnet_trace::{AsTensor, DType, Tap, TensorError, TensorView, TensorViewMut};
 use std::borrow::Cow;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::mem::{MaybeUninit, offset_of};
@@ -19,6 +19,8 @@ pub mod code {
     pub const IO: c_int = 3;
     pub const INCOMPLETE: c_int = 4;
     pub const PANIC: c_int = 5;
+    pub const REPLAYED: c_int = 6;
+    pub const REPLAY: c_int = 7;
 }
 
 #[repr(C)]
@@ -41,6 +43,10 @@ pub struct bnt_options {
     pub select: *const c_char,
     pub preset: i32,
     pub dequantize: i32,
+    pub replay: *const c_char,
+    pub replay_at: *const c_char,
+    pub replay_flags: u32,
+    pub reserved: u32,
 }
 
 /// Size of `bnt_options` in the first version of the header.
@@ -216,8 +222,17 @@ pub unsafe fn with_tap<R>(
     Ok(f(out))
 }
 
-impl AsTensor for bnt_tensor {
-    fn with_view(&self, f: &mut dyn FnMut(TensorView<'_>)) -> Result<(), TensorError> {
+/// A tensor's memory, checked as far as its struct goes.
+struct Memory {
+    dtype: DType,
+    dims: usize,
+    shape: [usize; MAX_DIMS],
+    strides: Option<[isize; MAX_DIMS]>,
+    offset: usize,
+}
+
+impl bnt_tensor {
+    fn memory(&self) -> Result<Memory, TensorError> {
         let unreadable = |what: &str| TensorError::Unreadable(what.to_owned());
         let dtype = usize::try_from(self.dtype)
             .ok()
@@ -227,14 +242,12 @@ impl AsTensor for bnt_tensor {
         let (size, block) = (dtype.size(), dtype.block());
         let dims = usize::try_from(self.n_dims).ok().filter(|&n| n <= MAX_DIMS);
         let dims = dims.ok_or_else(|| unreadable("n_dims is not in 0 ... 16"))?;
-        // SAFETY: by the promise of `bnt_record`'s caller, the arrays hold n_dims entries and data holds
-        // data_size bytes, which nobody writes to meanwhile
-        let (extents, strides, data) = unsafe {
+        // SAFETY: by the promise of `bnt_record`'s caller, the arrays hold n_dims entries
+        let (extents, byte_strides) = unsafe {
             let fault = |fault: Fault| unreadable(&fault.to_string());
             (
                 slice(self.shape, dims).map_err(fault)?,
                 slice(self.byte_strides, dims).map_err(fault)?,
-                slice(self.data.cast::<u8>(), self.data_size).map_err(fault)?,
             )
         };
         let extents = match extents {
@@ -242,11 +255,12 @@ impl AsTensor for bnt_tensor {
             None if dims == 0 => &[],
             None => return Err(unreadable("shape is NULL")),
         };
-        let data = match data {
-            Some(data) => data,
-            None if self.data_size == 0 => &[],
-            None => return Err(unreadable("data is NULL")),
-        };
+        if self.data.is_null() && self.data_size > 0 {
+            return Err(unreadable("data is NULL"));
+        }
+        if isize::try_from(self.data_size).is_err() {
+            return Err(unreadable(&Fault::Array("an array").to_string()));
+        }
         let mut shape = [0usize; MAX_DIMS];
         for (to, &extent) in shape.iter_mut().zip(extents) {
             *to = usize::try_from(extent).map_err(|_| unreadable("an extent is below 0"))?;
@@ -254,14 +268,9 @@ impl AsTensor for bnt_tensor {
         if !self.byte_offset.is_multiple_of(size) {
             return Err(unreadable("byte_offset is not a multiple of the element's size"));
         }
-        let view = TensorView::new(dtype, &shape[..dims], data)
-            .offset((self.byte_offset / size).saturating_mul(block));
-        let Some(byte_strides) = strides else {
-            f(view);
-            return Ok(());
-        };
+        let offset = (self.byte_offset / size).saturating_mul(block);
         let mut strides = [0isize; MAX_DIMS];
-        for (to, &stride) in strides.iter_mut().zip(byte_strides) {
+        for (to, &stride) in strides.iter_mut().zip(byte_strides.unwrap_or_default()) {
             if stride % size as i64 != 0 {
                 return Err(TensorError::ByteStride { stride, size });
             }
@@ -271,7 +280,53 @@ impl AsTensor for bnt_tensor {
         if let Some(inner) = strides[..dims].last_mut().filter(|s| **s == block as isize) {
             *inner = 1;
         }
-        f(view.strides(&strides[..dims]));
+        Ok(Memory {
+            dtype,
+            dims,
+            shape,
+            strides: byte_strides.map(|_| strides),
+            offset,
+        })
+    }
+
+    /// Calls `f` with the tensor, to be written.
+    ///
+    /// # Safety
+    /// `data` is NULL or holds `data_size` bytes that nobody else reads or writes meanwhile.
+    pub unsafe fn with_view_mut<R>(
+        &self,
+        f: impl FnOnce(&mut TensorViewMut<'_>) -> R,
+    ) -> Result<R, TensorError> {
+        let memory = self.memory()?;
+        let data = match self.data.is_null() {
+            true => &mut [][..],
+            // SAFETY: the caller's promise; the size was checked
+            false => unsafe {
+                std::slice::from_raw_parts_mut(self.data.cast::<u8>().cast_mut(), self.data_size)
+            },
+        };
+        let view = TensorViewMut::new(memory.dtype, &memory.shape[..memory.dims], data).offset(memory.offset);
+        Ok(match &memory.strides {
+            None => f(&mut { view }),
+            Some(strides) => f(&mut view.strides(&strides[..memory.dims])),
+        })
+    }
+}
+
+impl AsTensor for bnt_tensor {
+    fn with_view(&self, f: &mut dyn FnMut(TensorView<'_>)) -> Result<(), TensorError> {
+        let memory = self.memory()?;
+        let data = match self.data.is_null() {
+            true => &[][..],
+            // SAFETY: by the promise of `bnt_record`'s caller, data holds data_size bytes, which nobody writes to meanwhile;
+            // the size was checked
+            false => unsafe { std::slice::from_raw_parts(self.data.cast::<u8>(), self.data_size) },
+        };
+        let view = TensorView::new(memory.dtype, &memory.shape[..memory.dims], data).offset(memory.offset);
+        match &memory.strides {
+            None => f(view),
+            Some(strides) => f(view.strides(&strides[..memory.dims])),
+        }
         Ok(())
     }
 }

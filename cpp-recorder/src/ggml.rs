@@ -14,6 +14,7 @@ pub struct bnt_ggml_host {
     node: unsafe extern "C" fn(*const c_void, *mut Node),
     bytes: unsafe extern "C" fn(*const c_void, *mut usize) -> *const c_void,
     copy: unsafe extern "C" fn(*const c_void, *mut c_void, usize),
+    write: unsafe extern "C" fn(*const c_void, *const c_void, usize),
 }
 
 // SAFETY: the promise of `bnt_ggml_follow`'s caller
@@ -35,6 +36,11 @@ unsafe impl Host for bnt_ggml_host {
     fn copy(&self, tensor: Raw, to: &mut [u8]) {
         // SAFETY: as above; `to` takes so many bytes
         unsafe { (self.copy)(tensor, to.as_mut_ptr().cast(), to.len()) }
+    }
+
+    fn write(&self, tensor: Raw, from: &[u8]) {
+        // SAFETY: as above; `from` holds so many bytes, as many as the tensor has
+        unsafe { (self.write)(tensor, from.as_ptr().cast(), from.len()) }
     }
 }
 

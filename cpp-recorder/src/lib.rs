@@ -14,7 +14,7 @@ mod settings;
 mod site;
 
 use abi::{Fault, bnt_error, bnt_options, bnt_tap, bnt_tensor, code, field, text};
-use bitnet_trace::{Engine, Error, Preset, Recorder, Tap, TensorError, Values};
+use bitnet_trace::{Engine, Error, Preset, Recorder, Replay, Tap, TensorError, Values};
 use std::ffi::{CString, c_char, c_int};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
@@ -88,14 +88,16 @@ pub unsafe extern "C" fn bnt_open(options: *const bnt_options, error: *mut bnt_e
     let open = || -> Result<_, (c_int, String)> {
         // SAFETY: the caller's promise
         let options = unsafe { abi::options(options) }.map_err(|e| (code::ARGUMENT, e.to_string()))?;
-        // SAFETY: the caller's promise, for these five strings
-        let (dir, run, engine, version, select) = unsafe {
+        // SAFETY: the caller's promise, for these seven strings
+        let (dir, run, engine, version, select, replay, replay_at) = unsafe {
             (
                 text(options.dir),
                 text(options.run),
                 text(options.engine),
                 text(options.engine_version),
                 text(options.select),
+                text(options.replay),
+                text(options.replay_at),
             )
         };
         if dir.is_empty() {
@@ -110,6 +112,11 @@ pub unsafe extern "C" fn bnt_open(options: *const bnt_options, error: *mut bnt_e
         }
         if options.queue_bytes > 0 {
             builder = builder.queue_bytes(usize::try_from(options.queue_bytes).unwrap_or(usize::MAX));
+        }
+        if !replay.is_empty() {
+            let flag = |bit: u32| options.replay_flags & bit != 0;
+            let replay = Replay::of(&*replay).at(replay_at);
+            builder = builder.replay(replay.partial(flag(1)).other_prompt(flag(2)));
         }
         let wrong = |field: &str, given: i32, known: &str| {
             let cause = format!("bnt_options.{field} is {given}; use {known}");
@@ -151,6 +158,7 @@ const PANICKED: &str = "the recorder panicked; this is a defect of the recorder"
 fn error_code(error: &Error) -> c_int {
     match error {
         Error::RunName(_) | Error::Selection(_) => code::ARGUMENT,
+        Error::Replay(_) => code::REPLAY,
         Error::Failed { .. } => code::INCOMPLETE,
         _ => code::IO,
     }
@@ -320,6 +328,62 @@ unsafe fn record(
     }
 }
 
+/// Records a tensor, and in a replay overwrites it.
+///
+/// # Safety
+/// As for [`bnt_record`]; the tensor's data may be written, and nobody else reads or writes it meanwhile.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn bnt_replay(
+    recorder: *mut bnt_recorder,
+    tap: *const bnt_tap,
+    tensor: *const bnt_tensor,
+) -> c_int {
+    // SAFETY: the caller's promise
+    let Some(recorder) = (unsafe { handle(recorder) }) else {
+        return code::OK;
+    };
+    // SAFETY: the caller's promise
+    let recorded = unsafe { record(recorder, None, tap, tensor) };
+    if !recorder.is_replaying() {
+        return recorded;
+    }
+    // SAFETY: the caller's promise
+    let replaced = guard(None, || unsafe {
+        let tensor: &bnt_tensor = field(tensor, "bnt_tensor").ok()?;
+        let replay = |tap: Tap<'_>| {
+            tensor
+                .with_view_mut(|view| recorder.replay_recorded(tap, view))
+                .ok()
+        };
+        abi::with_tap(tap, None, replay).ok().flatten()
+    });
+    match replaced {
+        Some(true) => code::REPLAYED,
+        _ if recorder.replay_error().is_some() => code::REPLAY,
+        _ => recorded,
+    }
+}
+
+/// Why the replay stopped.
+///
+/// # Safety
+/// `recorder` is NULL or a handle that has not been closed; `error` is NULL or points to a struct whose `struct_size`
+/// tells its size.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn bnt_replay_error(recorder: *const bnt_recorder, error: *mut bnt_error) -> c_int {
+    guard(code::PANIC, || {
+        // SAFETY: the caller's promise
+        let stopped = unsafe { handle(recorder) }.and_then(Recorder::replay_error);
+        let (code, message) = match stopped {
+            Some(stopped) => (code::REPLAY, stopped.to_string()),
+            None => (code::OK, String::new()),
+        };
+        // SAFETY: the caller's promise
+        unsafe { abi::report(error, code, &message) };
+        code
+    })
+}
+
 /// Counts a tensor that the host could not hand over.
 ///
 /// # Safety
@@ -411,6 +475,7 @@ pub unsafe extern "C" fn bnt_close(recorder: *mut bnt_recorder, error: *mut bnt_
             return (code::OK, String::new());
         };
         let result = handle.finish();
+        let replay_stopped = handle.replay_error().is_some();
         let global = GLOBAL.get().and_then(Option::as_ref).map(std::ptr::from_ref);
         if global != Some(recorder.cast_const()) {
             // SAFETY: made by Box::into_raw in `give`, and by the caller's promise not freed before
@@ -418,6 +483,7 @@ pub unsafe extern "C" fn bnt_close(recorder: *mut bnt_recorder, error: *mut bnt_
         }
         match result {
             Ok(_) => (code::OK, String::new()),
+            Err(e) if replay_stopped => (code::REPLAY, e.to_string()),
             Err(e) => (error_code(&e), e.to_string()),
         }
     };

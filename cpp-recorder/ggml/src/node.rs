@@ -25,7 +25,14 @@ pub struct Node {
     pub view_src: Raw,
     /// Where in it, in bytes.
     pub view_offs: usize,
+    /// The tensor's flags.
+    pub flags: i32,
+    /// Padding of the C struct.
+    pub reserved: i32,
 }
+
+/// `GGML_TENSOR_FLAG_COMPUTE`, in versions that have it: the node is computed.
+pub(crate) const COMPUTE: i32 = 16;
 
 impl Default for Node {
     fn default() -> Self {
@@ -38,11 +45,21 @@ impl Default for Node {
             src: [std::ptr::null(); 4],
             view_src: std::ptr::null(),
             view_offs: 0,
+            flags: 0,
+            reserved: 0,
         }
     }
 }
 
 impl Node {
+    /// Whether the operator only looks at another tensor's data.
+    pub(crate) fn is_view(&self) -> bool {
+        matches!(
+            self.op(),
+            "VIEW" | "RESHAPE" | "PERMUTE" | "TRANSPOSE" | "NONE" | ""
+        )
+    }
+
     pub(crate) fn name(&self) -> &str {
         text(&self.name)
     }
@@ -100,4 +117,7 @@ pub unsafe trait Host {
 
     /// Copies `to.len()` bytes of a tensor that lies elsewhere, from its first element on.
     fn copy(&self, tensor: Raw, to: &mut [u8]);
+
+    /// Overwrites the first bytes of a tensor that has been computed, before others use it.
+    fn write(&self, tensor: Raw, from: &[u8]);
 }

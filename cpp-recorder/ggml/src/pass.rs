@@ -3,19 +3,21 @@
 use crate::{
     Host, Node, Raw,
     cells::Cells,
+    node::COMPUTE,
     read,
     record::{Form, Held, Shot},
     sequences::Mask,
     stages::{self, Layout, Stage},
 };
-use bitnet_trace::{Recorder, Tap};
+use bitnet_trace::{Recorder, ReplayError, Tap};
+use std::cell::Cell;
 use std::collections::HashMap;
 
 /// Tensors of a cache that are told apart; a host that makes more contexts than that begins anew.
 const ROOTS: usize = 1 << 14;
 
 /// The tokens that the rows of a tensor belong to.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Rows {
     pub positions: Vec<i64>,
     pub requests: Vec<i32>,
@@ -55,6 +57,8 @@ pub(crate) struct Call {
     pub all: Option<Rows>,
     /// Those whose rows the last layer kept.
     pub kept: Option<Rows>,
+    /// What tensors were replaced for before the tokens were known.
+    pub foretold: Option<Rows>,
     /// The input that said where tokens are put, and the layers that it was for.
     cells_source: Raw,
     cells_group: Option<usize>,
@@ -77,6 +81,7 @@ impl Default for Call {
             positions: None,
             all: None,
             kept: None,
+            foretold: None,
             cells_source: std::ptr::null(),
             cells_group: None,
             shifted: Vec::new(),
@@ -106,7 +111,11 @@ pub struct Observer<H> {
     pub(crate) scratch: Vec<u8>,
     noted: bool,
     numbered: bool,
-    pub(crate) left_told: bool,
+    pub(crate) left_told: Cell<bool>,
+    /// Whether this ggml marks the nodes that are computed.
+    marks: bool,
+    /// Whether attention and the cache's type were told.
+    told: [bool; 2],
 }
 
 // SAFETY: the addresses in it are compared, and only the host that is asked about one looks behind it
@@ -127,7 +136,9 @@ impl<H: Host> Observer<H> {
             scratch: Vec::new(),
             noted: false,
             numbered: false,
-            left_told: false,
+            left_told: Cell::new(false),
+            marks: false,
+            told: [false; 2],
         }
     }
 
@@ -173,6 +184,10 @@ impl<H: Host> Observer<H> {
         }
         self.call.layer = layer.or(self.call.layer);
         self.learn(tensor, &node, stage, layer);
+        self.marks |= node.flags & COMPUTE != 0;
+        if self.marks && node.flags & COMPUTE == 0 {
+            return false; // what it holds is of an earlier graph
+        }
         let Some(stage) = stage else {
             if is_values_product(&node) {
                 return self.wants("v_cache", layer);
@@ -277,6 +292,32 @@ impl<H: Host> Observer<H> {
         None
     }
 
+    /// The tokens of rows that are replaced before the graph tells them: those that go on, or begin anew, with the ids of
+    /// this call; what the graph tells later is compared. Where the ids are others, nothing is replaced.
+    pub(crate) fn foretell(&mut self, tokens: i64) -> Option<Rows> {
+        if self.call.foretold.is_none() {
+            let tokens = usize::try_from(tokens).ok()?;
+            let ids = if self.call.ids.len() == tokens {
+                &self.call.ids[..]
+            } else {
+                &[]
+            };
+            let positions = match &self.call.positions {
+                Some(positions) if positions.len() == tokens => positions.clone(),
+                _ => (self.recorder.first_replayed(self.next, ids)?..)
+                    .take(tokens)
+                    .collect(),
+            };
+            let requests = if self.given.len() == tokens {
+                self.given.clone()
+            } else {
+                vec![0; tokens]
+            };
+            self.call.foretold = Some(Rows { positions, requests });
+        }
+        self.call.foretold.clone()
+    }
+
     pub(crate) fn group_of(&self, keys: Raw) -> Option<usize> {
         let cache = read::cache(&self.host, keys, 'k').or_else(|| read::cache(&self.host, keys, 'v'))?;
         // The values' cache is filled as that of the keys.
@@ -348,6 +389,13 @@ impl<H: Host> Observer<H> {
             "FLASH_ATTN_EXT" => self.learn_mask(node.src[3]),
             _ => {}
         }
+        let fused = node.op() == "FLASH_ATTN_EXT";
+        if !self.told[0] && (fused || name == Some("attn_probs")) {
+            self.told[0] = true;
+            self.recorder.describe(|info| {
+                info.settings.flash_attention.get_or_insert(fused);
+            });
+        }
         // Attention can't be placed without positions, and what shows none in its first layer has none.
         if name.is_some() && (layer.is_some_and(|l| l > 0) || layer.is_none() && name != Some("embeddings")) {
             self.settle();
@@ -357,7 +405,7 @@ impl<H: Host> Observer<H> {
             Some("layer_out") => self.call.last_layer = None,
             Some(name) if layer.is_none() && name != "embeddings" => {
                 if let Some(held) = self.call.last_layer.take() {
-                    self.place(held.shot, &held.bytes);
+                    self.record_now(&held.shot, &held.bytes);
                 }
             }
             _ => {}
@@ -481,6 +529,15 @@ impl<H: Host> Observer<H> {
             self.call.cells_source = source;
             self.call.cells_group = Some(index);
         }
+        let dtype = read::dtype(self.host.node(cache.root).dtype()).filter(|_| !self.told[1]);
+        if let Some(dtype) = dtype {
+            self.told[1] = true;
+            self.recorder.describe(|info| {
+                info.settings
+                    .kv_type
+                    .get_or_insert_with(|| dtype.name().to_owned());
+            });
+        }
         let Some(index) = self.call.cells_group else {
             return;
         };
@@ -576,7 +633,15 @@ impl<H: Host> Observer<H> {
             .iter()
             .max()
             .map_or(self.next, |last| last.saturating_add(1));
-        self.call.all = Some(Rows { positions, requests });
+        let rows = Rows { positions, requests };
+        if let Some(foretold) = self.call.foretold.take().filter(|foretold| *foretold != rows) {
+            let cause = format!(
+                "positions {:?} of requests {:?}, not {:?} of {:?}",
+                rows.positions, rows.requests, foretold.positions, foretold.requests
+            );
+            self.recorder.stop_replay(ReplayError::Foretold { cause });
+        }
+        self.call.all = Some(rows);
         self.send_tokens();
         if let Some(index) = self.call.cells_group {
             self.place_cells(index);
@@ -584,7 +649,7 @@ impl<H: Host> Observer<H> {
         self.call.held_bytes = 0;
         for held in std::mem::take(&mut self.call.held) {
             if self.wants(&held.shot.stage, held.shot.layer) {
-                self.place(held.shot, &held.bytes);
+                self.record_now(&held.shot, &held.bytes);
             }
         }
     }

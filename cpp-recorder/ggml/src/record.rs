@@ -1,7 +1,7 @@
 //! Divides nodes among tokens and hands them to the recorder.
 
 use crate::{Host, Node, Observer, Raw, cells, pass::Rows, read, stages::Layout};
-use bitnet_trace::{AsTensor, DType, Tap, TensorError, TensorView};
+use bitnet_trace::{AsTensor, DType, ReplayError, Tap, TensorError, TensorView, TensorViewMut};
 use std::ops::Range;
 
 /// More than this is not held back for positions and sequences that may never come.
@@ -34,6 +34,8 @@ pub struct Shot {
     pub group: Option<usize>,
     /// Whether a token's slice ends at its own key.
     pub causal: bool,
+    /// Whether it is another tensor's data.
+    is_view: bool,
 }
 
 /// A tensor that is recorded later: its memory is used again by then.
@@ -56,6 +58,7 @@ impl Shot {
             nb: node.nb,
             group: None,
             causal: false,
+            is_view: node.is_view(),
         }
     }
 
@@ -77,11 +80,16 @@ struct Part<'a> {
     shape: &'a [usize],
     strides: &'a [usize],
     offset: usize,
-    bytes: &'a [u8],
 }
 
-impl AsTensor for Part<'_> {
-    fn with_view(&self, f: &mut dyn FnMut(TensorView<'_>)) -> Result<(), TensorError> {
+/// A part's strides and offset in elements.
+struct Steps {
+    strides: [isize; 4],
+    offset: usize,
+}
+
+impl Part<'_> {
+    fn steps(&self) -> Result<Steps, TensorError> {
         let (size, block) = (self.dtype.size(), self.dtype.block());
         let elements = |bytes: usize| {
             let whole = bytes.is_multiple_of(size) && bytes / size <= isize::MAX as usize / block;
@@ -96,16 +104,63 @@ impl AsTensor for Part<'_> {
         for (to, &bytes) in strides.iter_mut().zip(self.strides) {
             *to = elements(bytes)? as isize;
         }
-        let strides = &mut strides[..self.strides.len()];
         // the elements of a row of blocks follow each other
-        if let Some(inner) = strides.last_mut().filter(|s| **s == block as isize) {
+        let own = &mut strides[..self.strides.len()];
+        if let Some(inner) = own.last_mut().filter(|s| **s == block as isize) {
             *inner = 1;
         }
         let offset = elements(self.offset)?;
-        f(TensorView::new(self.dtype, self.shape, self.bytes)
-            .strides(strides)
-            .offset(offset));
+        Ok(Steps { strides, offset })
+    }
+}
+
+/// A part with its bytes.
+struct Filled<'a>(&'a Part<'a>, &'a [u8]);
+
+impl AsTensor for Filled<'_> {
+    fn with_view(&self, f: &mut dyn FnMut(TensorView<'_>)) -> Result<(), TensorError> {
+        let Self(part, bytes) = self;
+        let steps = part.steps()?;
+        f(TensorView::new(part.dtype, part.shape, bytes)
+            .strides(&steps.strides[..part.strides.len()])
+            .offset(steps.offset));
         Ok(())
+    }
+}
+
+/// The bytes of a tensor.
+enum Bytes<'a> {
+    /// To be recorded.
+    Read(&'a [u8]),
+    /// Recorded, and to be replaced where the replay wants it.
+    Write { data: &'a mut [u8], replaced: bool },
+}
+
+impl Bytes<'_> {
+    fn get(&self) -> &[u8] {
+        match self {
+            Self::Read(bytes) => bytes,
+            Self::Write { data, .. } => data,
+        }
+    }
+}
+
+/// The tokens of a call: all of them, and those that the last layer kept.
+#[derive(Clone, Copy)]
+struct Tokens<'a> {
+    all: &'a Rows,
+    kept: Option<&'a Rows>,
+}
+
+impl<'a> Tokens<'a> {
+    /// The tokens that `count` rows belong to.
+    fn of(self, count: i64) -> Result<&'a Rows, Refusal> {
+        let count = usize::try_from(count).unwrap_or(0);
+        [self.kept, Some(self.all)]
+            .into_iter()
+            .flatten()
+            .find(|r| r.positions.len() == count && count > 0)
+            .ok_or(ROWS)
     }
 }
 
@@ -146,17 +201,57 @@ impl<H: Host> Observer<H> {
         Some(bytes)
     }
 
-    /// Records a tensor, now or when its tokens are known.
+    /// Records a tensor, now or when its tokens are known, and replaces it in a replay.
     pub(crate) fn shoot(&mut self, shot: Shot, tensor: Raw) {
         let mut scratch = std::mem::take(&mut self.scratch);
         if let Some(bytes) = self.bytes_for(&shot, tensor, &mut scratch) {
+            let again = self.recorder.is_replaying().then(|| shot.clone());
             if self.call.all.is_some() {
-                self.place(shot, bytes);
+                self.record_now(&shot, bytes);
             } else {
                 self.hold(shot, bytes);
             }
+            if let Some(shot) = again {
+                self.replace(&shot, tensor, bytes);
+            }
         }
         self.scratch = scratch;
+    }
+
+    /// Overwrites a tensor in the host with what is replayed in its place.
+    fn replace(&mut self, shot: &Shot, tensor: Raw, bytes: &[u8]) {
+        if shot.is_view || matches!(shot.form, Form::Cache { .. }) {
+            return;
+        }
+        let foretold = match self.call.all {
+            Some(_) => None,
+            None => self.foretell(shot.tokens()),
+        };
+        let (Some(all), kept) = (
+            self.call.all.as_ref().or(foretold.as_ref()),
+            self.call.kept.as_ref(),
+        ) else {
+            return;
+        };
+        let target = |cause: &str| ReplayError::Target {
+            stage: shot.stage.clone(),
+            layer: shot.layer.unwrap_or(-1),
+            cause: cause.to_owned(),
+        };
+        let mut copy = Vec::new();
+        if copy.try_reserve_exact(bytes.len()).is_err() {
+            return self.recorder.stop_replay(target("no memory for a copy"));
+        }
+        copy.extend_from_slice(bytes);
+        let mut to = Bytes::Write {
+            data: &mut copy,
+            replaced: false,
+        };
+        match self.place(shot, Tokens { all, kept }, &mut to) {
+            Ok(()) if matches!(to, Bytes::Write { replaced: true, .. }) => self.host.write(tensor, &copy),
+            Ok(()) => {}
+            Err(reason) => self.recorder.stop_replay(target(reason)),
+        }
     }
 
     fn hold(&mut self, shot: Shot, bytes: &[u8]) {
@@ -199,25 +294,44 @@ impl<H: Host> Observer<H> {
     }
 
     /// Records a tensor whose tokens are known.
-    pub(crate) fn place(&mut self, shot: Shot, bytes: &[u8]) {
-        let result = match shot.form {
-            Form::Stage(Layout::Keys) => self.place_keys(&shot, bytes),
-            Form::Cache { keys, first_stream } => self.place_cache(&shot, bytes, keys, first_stream),
-            form => self.place_rows(&shot, bytes, form),
+    pub(crate) fn record_now(&self, shot: &Shot, bytes: &[u8]) {
+        let placed = match &self.call.all {
+            None => Err(ROWS),
+            Some(all) => {
+                let kept = self.call.kept.as_ref();
+                self.place(shot, Tokens { all, kept }, &mut Bytes::Read(bytes))
+            }
         };
-        match result {
+        match placed {
             Err(LEFT) => self.tell_left(&shot.stage),
-            Err(reason) => self.refuse(&shot, reason),
+            Err(reason) => self.refuse(shot, reason),
             Ok(()) => {}
         }
     }
 
-    fn place_rows(&self, shot: &Shot, bytes: &[u8], form: Form) -> Result<(), Refusal> {
+    /// Divides a tensor among its tokens.
+    fn place(&self, shot: &Shot, tokens: Tokens<'_>, bytes: &mut Bytes<'_>) -> Result<(), Refusal> {
+        match shot.form {
+            Form::Stage(Layout::Keys) => self.place_keys(shot, tokens.all, bytes),
+            Form::Cache { keys, first_stream } => {
+                self.place_cache(shot, tokens.all, bytes, keys, first_stream)
+            }
+            form => self.place_rows(shot, tokens, bytes, form),
+        }
+    }
+
+    fn place_rows(
+        &self,
+        shot: &Shot,
+        tokens: Tokens<'_>,
+        bytes: &mut Bytes<'_>,
+        form: Form,
+    ) -> Result<(), Refusal> {
         let [ne, nb] = [extents(shot.ne)?, shot.nb];
         let dtype = shot.dtype.ok_or("element type")?;
-        let rows = self.rows_for(shot.tokens())?;
+        let rows = tokens.of(shot.tokens())?;
         let tokens = rows.positions.len();
-        let part = |shape: &[usize], strides: &[usize]| {
+        let mut part = |shape: &[usize], strides: &[usize]| {
             self.send(
                 shot,
                 rows,
@@ -229,8 +343,8 @@ impl<H: Host> Observer<H> {
                     shape,
                     strides,
                     offset: 0,
-                    bytes,
                 },
+                bytes,
             );
         };
         match form {
@@ -244,18 +358,8 @@ impl<H: Host> Observer<H> {
         Ok(())
     }
 
-    /// The tokens that `count` rows belong to.
-    fn rows_for(&self, count: i64) -> Result<&Rows, Refusal> {
-        let rows = [self.call.kept.as_ref(), self.call.all.as_ref()];
-        let count = usize::try_from(count).unwrap_or(0);
-        rows.into_iter()
-            .flatten()
-            .find(|r| r.positions.len() == count && count > 0)
-            .ok_or(ROWS)
-    }
-
-    fn tell_left(&mut self, stage: &str) {
-        if !std::mem::replace(&mut self.left_told, true) {
+    fn tell_left(&self, stage: &str) {
+        if !self.left_told.replace(true) {
             self.note(stage, LEFT);
         }
     }
@@ -263,15 +367,12 @@ impl<H: Host> Observer<H> {
     /// Scores and probabilities: each token's are of the keys of its own sequence, in the order of their positions. The
     /// cache is padded; what the batch saw of the sequence ends at its last position. A key that has left the cache of a
     /// sliding window has the probability zero; scores that lack it are left out.
-    fn place_keys(&self, shot: &Shot, bytes: &[u8]) -> Result<(), Refusal> {
+    fn place_keys(&self, shot: &Shot, rows: &Rows, bytes: &mut Bytes<'_>) -> Result<(), Refusal> {
         let [ne, nb] = [extents(shot.ne)?, shot.nb];
         let dtype = shot.dtype.ok_or("element type")?;
-        let rows = self
-            .call
-            .all
-            .as_ref()
-            .filter(|r| r.positions.len() as i64 == shot.tokens())
-            .ok_or(ROWS)?;
+        if rows.positions.len() as i64 != shot.tokens() {
+            return Err(ROWS);
+        }
         let requests = &rows.requests;
         let mut first = 0;
         while first < requests.len() {
@@ -297,9 +398,8 @@ impl<H: Host> Observer<H> {
                     shape: &[heads, tokens, seen],
                     strides: &[nb[2], nb[1], nb[0]],
                     offset: offset + keys.first().map_or(0, |k| k * nb[0]),
-                    bytes,
                 };
-                self.send(shot, rows, first..end, 1, causal, &part);
+                self.send(shot, rows, first..end, 1, causal, &part, bytes);
             } else {
                 let size = dtype.size();
                 let all = heads
@@ -307,25 +407,30 @@ impl<H: Host> Observer<H> {
                     .and_then(|n| n.checked_mul(seen)?.checked_mul(size));
                 let mut gathered = Vec::new();
                 (all.and_then(|all| gathered.try_reserve_exact(all).ok())).ok_or("out of memory")?;
+                let row = |i: usize| offset + i / tokens * nb[2] + i % tokens * nb[1];
+                // None for a key that has left.
+                let places = || {
+                    let keys = &keys;
+                    let place = move |i: usize, key: usize| (key != GONE).then(|| row(i) + key * nb[0]);
+                    (0..heads * tokens).flat_map(move |i| keys.iter().map(move |&key| place(i, key)))
+                };
+                let value = |at: usize| bytes.get().get(at..at + size).ok_or(SHAPE);
+                for at in places() {
+                    match at {
+                        Some(at) => gathered.extend_from_slice(value(at)?),
+                        None => gathered.resize(gathered.len() + size, 0),
+                    }
+                }
                 // Where keys have left, what else is in the cache must have no weight.
-                let others = keys.contains(&GONE).then(|| others(&keys, ne[0]));
-                for head in 0..heads {
-                    for token in 0..tokens {
-                        let row = offset + head * nb[2] + token * nb[1];
-                        let value = |key: usize| {
-                            let at = row + key * nb[0];
-                            bytes.get(at..at + size).ok_or(SHAPE)
-                        };
-                        for &key in &keys {
-                            match key {
-                                GONE => gathered.resize(gathered.len() + size, 0),
-                                key => gathered.extend_from_slice(value(key)?),
-                            }
-                        }
-                        for &other in others.iter().flatten() {
-                            if value(other)?.iter().any(|&byte| byte != 0) {
-                                return Err(MASS);
-                            }
+                for other in keys
+                    .contains(&GONE)
+                    .then(|| others(&keys, ne[0]))
+                    .into_iter()
+                    .flatten()
+                {
+                    for i in 0..heads * tokens {
+                        if value(row(i) + other * nb[0])?.iter().any(|&byte| byte != 0) {
+                            return Err(MASS);
                         }
                     }
                 }
@@ -334,9 +439,34 @@ impl<H: Host> Observer<H> {
                     shape: &[heads, tokens, seen],
                     strides: &[tokens * seen * size, seen * size, size],
                     offset: 0,
-                    bytes: &gathered,
                 };
-                self.send(shot, rows, first..end, 1, causal, &part);
+                match bytes {
+                    Bytes::Read(_) => {
+                        self.send(
+                            shot,
+                            rows,
+                            first..end,
+                            1,
+                            causal,
+                            &part,
+                            &mut Bytes::Read(&gathered),
+                        );
+                    }
+                    Bytes::Write { data, replaced } => {
+                        let mut to = Bytes::Write {
+                            data: &mut gathered,
+                            replaced: false,
+                        };
+                        self.send(shot, rows, first..end, 1, causal, &part, &mut to);
+                        if matches!(to, Bytes::Write { replaced: true, .. }) {
+                            *replaced = true;
+                            let elements = places().zip(gathered.chunks_exact(size));
+                            for (at, element) in elements.filter_map(|(at, element)| Some((at?, element))) {
+                                data[at..at + size].copy_from_slice(element);
+                            }
+                        }
+                    }
+                }
             }
             first = end;
         }
@@ -370,10 +500,16 @@ impl<H: Host> Observer<H> {
         cells.iter().map(local).collect()
     }
 
-    fn place_cache(&self, shot: &Shot, bytes: &[u8], axis: usize, first_stream: i64) -> Result<(), Refusal> {
+    fn place_cache(
+        &self,
+        shot: &Shot,
+        rows: &Rows,
+        bytes: &mut Bytes<'_>,
+        axis: usize,
+        first_stream: i64,
+    ) -> Result<(), Refusal> {
         let [ne, nb] = [extents(shot.ne)?, shot.nb];
         let dtype = shot.dtype.ok_or("element type")?;
-        let rows = self.call.all.as_ref().ok_or(ROWS)?;
         let group = shot.group.and_then(|g| self.groups.get(g)).ok_or(KEYS)?;
         if group.now.len() != rows.positions.len() {
             return Err(KEYS);
@@ -402,14 +538,14 @@ impl<H: Host> Observer<H> {
                 shape: &[end - first, ne[2], ne[dim]],
                 strides: &[nb[axis], nb[2], nb[dim]],
                 offset: key * nb[axis] + stream * nb[3],
-                bytes,
             };
-            self.send(shot, rows, first..end, 0, None, &part);
+            self.send(shot, rows, first..end, 0, None, &part, bytes);
             first = end;
         }
         Ok(())
     }
 
+    #[allow(clippy::too_many_arguments)]
     fn send(
         &self,
         shot: &Shot,
@@ -417,7 +553,8 @@ impl<H: Host> Observer<H> {
         tokens: Range<usize>,
         axis: usize,
         causal: Option<usize>,
-        part: &Part,
+        part: &Part<'_>,
+        bytes: &mut Bytes<'_>,
     ) {
         let (positions, requests) = (&rows.positions[tokens.clone()], &rows.requests[tokens]);
         let seq = positions.first().copied().unwrap_or(0);
@@ -430,7 +567,16 @@ impl<H: Host> Observer<H> {
         if let Some(axis) = causal {
             tap = tap.causal_axis(axis);
         }
-        self.recorder.record(tap, part);
+        match bytes {
+            Bytes::Read(bytes) => self.recorder.record(tap, &Filled(part, bytes)),
+            Bytes::Write { data, replaced } => {
+                let Ok(steps) = part.steps() else { return }; // counted when it was recorded
+                let mut to = TensorViewMut::new(part.dtype, part.shape, data)
+                    .strides(&steps.strides[..part.strides.len()])
+                    .offset(steps.offset);
+                *replaced |= self.recorder.replay_recorded(tap, &mut to);
+            }
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
 };
 
 /// Where the fields stand that have moved. In all known versions `type` is at 0, `buffer` at 8, `ne` at 16, `nb` at 48
-/// and `op` at 80.
+/// `op` at 80 and `flags` at 148.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Layout {
     src: usize,
@@ -27,6 +27,7 @@ const BUFFER: usize = 8;
 const NE: usize = 16;
 const NB: usize = 48;
 const OP: usize = 80;
+const FLAGS: usize = 148;
 const SOURCES: usize = 10;
 
 impl Layout {
@@ -104,6 +105,8 @@ functions! {
     ggml_backend_buffer_is_host: fn(*mut c_void) -> bool;
     ggml_backend_tensor_alloc: fn(*mut c_void, *mut c_void, *mut c_void) -> c_int;
     ggml_backend_tensor_get: fn(Raw, *mut c_void, usize, usize);
+    ggml_backend_tensor_set: fn(Raw, *const c_void, usize, usize);
+    ggml_set_input: fn(*mut c_void);
 }
 
 /// A ggml whose tensors can be read.
@@ -247,6 +250,9 @@ impl Ggml {
                 "view_src",
             )?;
             agree(self.node(turned).view_src == b.cast_const(), "view_src")?;
+            agree(self.node(last).flags == 0, "flags")?;
+            (call.ggml_set_input)(last);
+            agree(self.node(last).flags == 1, "flags")?;
             self.confirm_data(last)
         }
     }
@@ -277,7 +283,7 @@ impl Ggml {
                 Err("memory of the host")
             } else if self.bytes(tensor) != (start.cast_const().cast(), copy.len()) {
                 Err("data")
-            } else if copy != [7; 32] {
+            } else if copy != [7; 32] || !self.writes(tensor, start.cast()) {
                 Err("bytes")
             } else {
                 Ok(())
@@ -285,6 +291,16 @@ impl Ggml {
             (call.ggml_backend_buffer_free)(buffer);
             result
         }
+    }
+
+    /// Whether what is written to a tensor stands in its memory.
+    ///
+    /// # Safety
+    /// `tensor` is a tensor of 32 bytes at `memory`.
+    unsafe fn writes(&self, tensor: Raw, memory: *const [u8; 32]) -> bool {
+        self.write(tensor, &[9; 32]);
+        // SAFETY: the caller's promise
+        unsafe { memory.read() == [9; 32] }
     }
 
     /// The address of a field.
@@ -343,6 +359,8 @@ unsafe impl Host for Ggml {
                 src: sources,
                 view_src: self.field(tensor, self.layout.view_src),
                 view_offs: self.field(tensor, self.layout.view_offs),
+                flags: self.field(tensor, FLAGS),
+                reserved: 0,
             }
         }
     }
@@ -369,6 +387,11 @@ unsafe impl Host for Ggml {
     fn copy(&self, tensor: Raw, to: &mut [u8]) {
         // SAFETY: as many bytes as `bytes` told
         unsafe { (self.call.ggml_backend_tensor_get)(tensor, to.as_mut_ptr().cast(), 0, to.len()) }
+    }
+
+    fn write(&self, tensor: Raw, from: &[u8]) {
+        // SAFETY: as many bytes as `bytes` told
+        unsafe { (self.call.ggml_backend_tensor_set)(tensor, from.as_ptr().cast(), 0, from.len()) }
     }
 }
 

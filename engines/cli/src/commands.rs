@@ -30,7 +30,11 @@ pub fn run(args: RunArgs) -> Result<()> {
         recorder.fail(&format!("{error:#}"));
     }
     seal(&recorder, verbose && done.is_ok());
-    done
+    done?;
+    match recorder.replay_error() {
+        Some(error) => Err(bitnet_models::Error::Replay(error.clone()).into()), // known at the end only
+        None => Ok(()),
+    }
 }
 
 fn continue_prompt(args: RunArgs, recorder: &Recorder) -> Result<()> {

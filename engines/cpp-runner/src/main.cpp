@@ -25,9 +25,12 @@ struct Generated {
     std::vector<llama_token> predicted;  // the argmax at each step
 };
 
-Generated generate(runner::Engine &engine, const Args &args, const std::vector<llama_token> &prompt) {
+Generated generate(runner::Engine &engine, const runner::Recording &recording, const Args &args,
+                   const std::vector<llama_token> &prompt) {
     Generated out;
+    recording.check_replay();
     llama_token next = engine.decode(prompt);
+    recording.check_replay();
     const auto count = static_cast<std::size_t>(args.max_tokens);
     while (out.fed.size() < count) {
         const bool forced = out.fed.size() < args.teacher_force.size();
@@ -42,6 +45,7 @@ Generated generate(runner::Engine &engine, const Args &args, const std::vector<l
         }
         if (ends || out.fed.size() == count) break;
         next = engine.decode({token});
+        recording.check_replay();
     }
     return out;
 }
@@ -62,7 +66,7 @@ int run(const Args &args) {
     const std::size_t generated = args.max_tokens > 0 ? static_cast<std::size_t>(args.max_tokens) - 1 : 0;
     runner::Recording recording(args, prompt.size());
     engine.start(prompt.size() + generated, recording.callback());
-    const Generated out = generate(engine, args, prompt);
+    const Generated out = generate(engine, recording, args, prompt);
     recording.close();
 
     if (args.print_tokens) {

@@ -23,8 +23,9 @@ Recording::Recording(const Args &args, std::size_t prompt_tokens)
 
 // An error of the engine comes by here; otherwise the run is closed by now.
 Recording::~Recording() {
+    if (!recorder_) return;
     bnt_fail(recorder_, "the engine stopped with an error");
-    close();
+    warn();
 }
 
 EvalCallback Recording::callback() {
@@ -32,14 +33,26 @@ EvalCallback Recording::callback() {
     return {bnt_ggml_cb_eval, &observer_};
 }
 
+void Recording::check_replay() const {
+    bnt_error error = bnt_error_make();
+    if (bnt_replay_error(recorder_, &error) != BNT_OK) {
+        throw EngineError(std::string("the replay stopped: ") + error.message);
+    }
+}
+
 void Recording::close() {
-    if (!recorder_) return;
+    if (recorder_ && warn() == BNT_ERR_REPLAY) throw EngineError("the replay stopped");
+}
+
+int Recording::warn() noexcept {
     bnt_recorder *recorder = recorder_;
     recorder_ = observer_.recorder = nullptr;
     bnt_error error = bnt_error_make();
-    if (bnt_close(recorder, &error) != BNT_OK) {
+    const int code = bnt_close(recorder, &error);
+    if (code != BNT_OK) {
         std::fprintf(stderr, "cpp-runner: the trace is not complete: %s\n", error.message);
     }
+    return code;
 }
 
 }  // namespace runner

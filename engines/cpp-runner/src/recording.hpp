@@ -22,10 +22,17 @@ public:
     // Empty when nothing is recorded, so that an unobserved run is left alone.
     EvalCallback callback();
 
-    // Seals the run. A failure is a warning: the text was generated all the same.
+    // Throws when the run that is replayed was found not to fit: what comes after is not what was asked for.
+    void check_replay() const;
+
+    // Seals the run. A failure is a warning: the text was generated all the same; but one of the replay, which may be
+    // known only now, throws.
     void close();
 
 private:
+    // Seals the run, and says what is wrong with it.
+    int warn() noexcept;
+
     bnt_recorder *recorder_ = nullptr;
     bnt_ggml_observer observer_;
 };

@@ -237,7 +237,10 @@ impl Engine {
         #[cfg(not(feature = "faults"))]
         let faults = Faults::none();
         let cache = &mut self.cache;
-        Ok(self.model.forward(ids, cache, last_only, pass, faults)?)
+        self.taps.check_replay()?;
+        let logits = self.model.forward(ids, cache, last_only, pass, faults)?;
+        self.taps.check_replay()?;
+        Ok(logits)
     }
 
     /// The logits of the last of `ids`. All rows are computed only when they are recorded.

@@ -26,6 +26,9 @@ pub enum Error {
         /// The system's reason.
         source: io::Error,
     },
+    /// The stored run that was to be replayed could not be, or not any further.
+    #[error("the replay stopped: {0}")]
+    Replay(bitnet_trace::ReplayError),
     /// The output cannot be written.
     #[error("cannot write {}: {source}", path.display())]
     Write {

@@ -96,6 +96,12 @@ impl Taps {
         }
     }
 
+    /// That the engine is still doing what it was asked for: it goes on with what is replayed, or does not go on.
+    pub(crate) fn check_replay(&self) -> Result<(), Error> {
+        let stopped = self.recorder.replay_error();
+        stopped.map_or(Ok(()), |error| Err(Error::Replay(error.clone())))
+    }
+
     /// Begins a forward pass over `ids` at positions from `first_pos`.
     pub(crate) fn begin_pass(&self, first_pos: usize, ids: &[u32]) -> Pass<'_> {
         self.recorder.pass(0, first_pos as i64, ids)
