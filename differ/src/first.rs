@@ -109,7 +109,13 @@ impl FirstReport {
     /// The report of a comparison.
     pub fn of(comparison: &Comparison<'_>) -> Self {
         let clean = |step| comparison.knows_clean(step);
-        let found = origins(&comparison.plan, &comparison.outcomes, comparison.graph, &clean);
+        let found = match crate::cross::is_local(comparison.left, comparison.right) {
+            // What each record was made from is the left run's.
+            true => (0..comparison.outcomes.len())
+                .filter(|&i| comparison.outcomes[i].verdict == Verdict::Diverged)
+                .collect(),
+            false => origins(&comparison.plan, &comparison.outcomes, comparison.graph, &clean),
+        };
         let diverged = found.first().and_then(|&step| divergence(comparison, step));
         let token = token_divergence(comparison);
         let first_divergence = match (diverged, token) {

@@ -44,6 +44,7 @@
 pub mod align;
 pub mod checks;
 pub mod compare;
+pub mod cross;
 pub mod doctor;
 mod error;
 pub mod exit;
@@ -70,6 +71,7 @@ pub mod records;
 pub mod recover;
 pub mod render;
 pub mod report;
+pub mod rounding;
 pub mod runs;
 pub mod select;
 pub mod setup;

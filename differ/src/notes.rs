@@ -1,6 +1,7 @@
 //! What a reader of a verdict should know of the two runs.
 
 use crate::{
+    cross,
     ids::TokenIds,
     num,
     records::Side,
@@ -58,6 +59,9 @@ pub fn notes(left: &Side<'_>, right: &Side<'_>, ids: &TokenIds, tolerance: &Tole
                 ),
             );
         }
+    }
+    for Note { kind, message } in cross::notes(left, right, &names) {
+        add(kind, message);
     }
     match (ids.left_known, ids.right_known) {
         (true, true) => {

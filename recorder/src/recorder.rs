@@ -48,7 +48,7 @@ impl Recorder {
         let layout = builder.layout;
         let shared = Arc::new(Shared::new(name, dir, builder, player));
         if let Some(error) = shared.player.as_ref().and_then(Player::error) {
-            shared.cut_short(error.to_string());
+            shared.cut_short(format!("the replay stopped: {error}"));
         }
         let writer = writer::spawn(Arc::clone(&shared), layout)?;
         Ok(Self(Some(Arc::new(Handle {

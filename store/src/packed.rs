@@ -6,8 +6,8 @@
 //! hashed: what does not match is damage to the index. Nothing in them is believed beyond that.
 
 use crate::meta::{Meta, Rest};
-use crate::part::Place;
 use crate::rows::At;
+use bitnet_trace_schema::part::Place;
 use bitnet_trace_schema::{DType, RecordMeta, Stats, Text};
 use std::collections::HashMap;
 

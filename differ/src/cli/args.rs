@@ -63,6 +63,18 @@ pub fn selection(what: &str, expression: &str) -> Result<Selection, Failure> {
     })
 }
 
+/// A stored run that a program goes on with.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Replay")]
+pub struct ReplayArgs {
+    /// Leave as they are, and count, tensors that the replayed run lacks or has in another shape
+    #[arg(long)]
+    pub allow_partial: bool,
+    /// The program is given another prompt than the replayed run on purpose
+    #[arg(long)]
+    pub other_prompt: bool,
+}
+
 /// What counts as a match.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Tolerance")]

@@ -15,6 +15,26 @@ pub const SELECT: &str = "BITNET_TRACE_SELECT";
 /// What thread pools ask when nothing else says how many threads to take.
 const THREADS: [&str; 3] = ["RAYON_NUM_THREADS", "OMP_NUM_THREADS", preload::THREADS];
 
+/// The run to replay, which records of it, whether it may lack some, and whether the prompt may be another.
+const REPLAY: [&str; 4] = [
+    "BITNET_TRACE_REPLAY",
+    "BITNET_TRACE_REPLAY_AT",
+    "BITNET_TRACE_REPLAY_PARTIAL",
+    "BITNET_TRACE_REPLAY_OTHER_PROMPT",
+];
+
+/// A stored run that a program goes on with.
+pub struct Replay<'a> {
+    /// Its directory.
+    pub run: &'a Path,
+    /// Which of its records.
+    pub at: Option<&'a str>,
+    /// Whether it may lack some.
+    pub partial: bool,
+    /// Whether the prompt may be another.
+    pub other_prompt: bool,
+}
+
 /// A program, and how it is recorded.
 pub struct Launch<'a> {
     /// The program and its arguments.
@@ -25,6 +45,8 @@ pub struct Launch<'a> {
     pub name: Option<&'a str>,
     /// Which records are kept, where the environment does not say.
     pub select: Option<&'a str>,
+    /// What it goes on with, where that is not its own.
+    pub replay: Option<Replay<'a>>,
     /// The preload library.
     pub library: Option<&'a Path>,
     /// With how many threads an unmodified program computes.
@@ -60,6 +82,15 @@ impl Launch<'_> {
         }
         if let Some(select) = self.select {
             child.env(SELECT, select);
+        }
+        if let Some(replay) = &self.replay {
+            let flag = |on| if on { "1" } else { "0" };
+            child
+                .env(REPLAY[0], replay.run)
+                .env(REPLAY[1], replay.at.unwrap_or_default());
+            child
+                .env(REPLAY[2], flag(replay.partial))
+                .env(REPLAY[3], flag(replay.other_prompt));
         }
         if let Some(library) = self.library {
             child.env(preload::LD_PRELOAD, preload::with_own(library));

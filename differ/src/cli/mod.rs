@@ -5,6 +5,7 @@ mod args;
 mod calibrate;
 mod compare;
 mod completions;
+mod cross;
 mod doctor;
 mod export;
 mod first;
@@ -63,6 +64,7 @@ enum Command {
     Query(query::Args),
     Runs(runs::Args),
     Record(record::Args),
+    Cross(cross::Args),
     Doctor(doctor::Args),
     Recover(recover::Args),
     Export(export::Args),
@@ -82,6 +84,7 @@ impl Command {
             Self::Query(a) => a.format,
             Self::Runs(a) => a.format,
             Self::Record(a) => a.format,
+            Self::Cross(a) => a.format,
             Self::Doctor(a) => a.format,
             Self::Recover(a) => a.format,
             Self::Export(a) => a.format,
@@ -101,6 +104,7 @@ impl Command {
             Self::Query(a) => query::run(a),
             Self::Runs(a) => runs::run(a),
             Self::Record(a) => record::run(a),
+            Self::Cross(a) => cross::run(a),
             Self::Doctor(a) => doctor::run(a),
             Self::Recover(a) => recover::run(a),
             Self::Export(a) => export::run(a),

@@ -1,6 +1,6 @@
 use super::{
-    args::selection,
-    launch::{Launch, SELECT},
+    args::{ReplayArgs, selection},
+    launch::{Launch, Replay, SELECT},
     output::{Failure, Format, Output},
 };
 use bitnet_diff::{
@@ -12,6 +12,7 @@ use bitnet_diff::{
     report::ErrorView,
 };
 use bitnet_trace_schema::run_dir::is_run_name;
+use bitnet_trace_store::Run;
 use std::{
     collections::BTreeSet,
     ffi::OsString,
@@ -28,6 +29,7 @@ const DEFAULT_DATABASE: &str = "traces";
     bitnet-diff record --into traces --name cpp -- ./cpp-runner --model m.gguf --prompt hi --max-tokens 4\n  \
     bitnet-diff record -- ./llama-cli -m m.gguf -p hi\n  \
     bitnet-diff record -- cargo run -p bitnet-cli --features cpu,trace -- run --model m.gguf --prompt hi\n  \
+    bitnet-diff record --replay traces/run=cpp --at stage=layer_out -- ./llama-simple -m m.gguf hi\n  \
     bitnet-diff record --select 'seq=0-2,layer=6,stage=attn_*;layer=-1' -- ./cpp-runner --model m.gguf --prompt hi\n\n\
     A selection is made of alternatives (;) of terms that must all hold (,). A term is seq, layer, stage or \
     request, = or != (none of), and values (|): 3, 0-5, 4- (and above), -1; attn_*, ?_proj.\n\n\
@@ -45,6 +47,15 @@ pub struct Args {
     /// Which records are kept, such as 'seq=0-2,layer=6,stage=attn_*' [default: $BITNET_TRACE_SELECT, else all]
     #[arg(long, value_name = "EXPR")]
     select: Option<String>,
+    /// A stored run, or a database's newest: the program goes on with its tensors in place of those that it computes, which
+    /// are recorded before they are replaced
+    #[arg(long, value_name = "RUN", help_heading = "Replay")]
+    replay: Option<PathBuf>,
+    /// Which of its records, such as 'stage=layer_out,layer=0-5' [default: all, as *]
+    #[arg(long, value_name = "EXPR", requires = "replay", help_heading = "Replay")]
+    at: Option<String>,
+    #[command(flatten)]
+    replaying: ReplayArgs,
     /// Leave programs alone that do not use the recorder themselves
     #[arg(long)]
     no_preload: bool,
@@ -63,6 +74,26 @@ pub struct Args {
 pub fn run(args: Args) -> Result<Output, Failure> {
     args.name.as_deref().map(run_name).transpose()?;
     check_selection(args.select.as_deref())?;
+    let format = args.format;
+    let (report, _) = record(args)?;
+    let code = exit::code(report.status);
+    // The program may have left its last line open.
+    let output = Output::new(format, &report, || format!("\n{}", render::record(&report)), code)?;
+    Ok(match format {
+        Format::Text => output.on_stderr(),
+        Format::Json => output,
+    })
+}
+
+/// Runs the program, and tells what it recorded and from which run it was replayed.
+pub fn record(args: Args) -> Result<(RecordReport, Option<Run>), Failure> {
+    let replay = args.replay.as_deref().map(Run::open).transpose()?;
+    let at = args.at.as_deref().filter(|at| at.trim() != "*");
+    at.map(|at| selection("--at", at)).transpose()?;
+    // A database's newest run is another one as soon as the program records.
+    let from = replay
+        .as_ref()
+        .map(|run| std::path::absolute(run.path()).unwrap_or_else(|_| run.path().into()));
     let into = database(args.into.clone());
     // The program may change its working directory.
     let into = std::path::absolute(&into).unwrap_or(into);
@@ -78,6 +109,12 @@ pub fn run(args: Args) -> Result<Output, Failure> {
         into: &into,
         name: args.name.as_deref(),
         select: args.select.as_deref(),
+        replay: from.as_deref().map(|run| Replay {
+            run,
+            at,
+            partial: args.replaying.allow_partial,
+            other_prompt: args.replaying.other_prompt,
+        }),
         library: library.as_deref().ok(),
         threads: args.threads_hint,
         quiet: args.format == Format::Json,
@@ -106,18 +143,37 @@ pub fn run(args: Args) -> Result<Output, Failure> {
         runs,
         error,
     };
-    let code = exit::code(report.status);
-    // The program may have left its last line open.
-    let output = Output::new(
-        args.format,
-        &report,
-        || format!("\n{}", render::record(&report)),
-        code,
-    )?;
-    Ok(match args.format {
-        Format::Text => output.on_stderr(),
-        Format::Json => output,
-    })
+    Ok((report, replay))
+}
+
+impl Args {
+    /// Everything of `run` replayed into a program.
+    pub fn full_replay(run: PathBuf, of: CrossArgs, replaying: ReplayArgs, format: Format) -> Self {
+        Self {
+            into: of.into,
+            name: of.name,
+            select: Some(String::new()),
+            replay: Some(run),
+            at: None,
+            replaying,
+            no_preload: false,
+            threads_hint: of.threads_hint,
+            format,
+            command: of.command,
+        }
+    }
+}
+
+/// The program of `cross`, and where it is recorded.
+pub struct CrossArgs {
+    /// The database.
+    pub into: Option<PathBuf>,
+    /// The run's name.
+    pub name: Option<String>,
+    /// With how many threads an unmodified program computes.
+    pub threads_hint: Option<u16>,
+    /// The program and its arguments.
+    pub command: Vec<OsString>,
 }
 
 /// A name that a run can have.
@@ -175,6 +231,14 @@ pub fn problem(
     library: Result<&Path, &str>,
 ) -> Option<ErrorView> {
     let program = command.to_string_lossy();
+    let stopped = |reason: &&String| reason.contains("the replay stopped: ");
+    if let Some(reason) = runs.iter().flat_map(|r| &r.run.incomplete).find(stopped) {
+        let message = reason.clone();
+        return Some(ErrorView {
+            kind: "replay",
+            message,
+        });
+    }
     if !status.success() {
         // Prints as "exit status: 3" or "signal: 9 (SIGKILL)".
         let message = format!("{program} failed: {status}");

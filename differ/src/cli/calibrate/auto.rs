@@ -82,6 +82,7 @@ impl AutoArgs {
                 }
                 let name = format!("prompt-{}-{}", prompt + 1, variant + 1);
                 let launch = Launch {
+                    replay: None,
                     command: &command,
                     into: &database,
                     name: Some(&name),

@@ -1,0 +1,217 @@
+//! Local errors: what a run makes of the inputs of another one, which was replayed into it.
+
+use crate::{
+    compare::{Comparison, Status},
+    floor::scan::median,
+    judge::Verdict,
+    num,
+    records::Side,
+    report::{Labels, Note, RunView, Runs, Worst},
+    rounding::{Rounding, Rounds},
+};
+use bitnet_trace_schema::{Manifest, Replayed};
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// What was replayed in `run`, if it was `from`.
+pub fn replayed<'a>(from: &Manifest, run: &'a Manifest) -> Option<&'a Replayed> {
+    let replay = run.replay.as_ref()?;
+    let same = replay.run == from.run && replay.created_unix_ms == from.created_unix_ms;
+    same.then_some(replay)
+}
+
+/// Whether every record of the right run was computed from the left one's.
+pub fn is_local(left: &Side<'_>, right: &Side<'_>) -> bool {
+    replayed(left.manifest, right.manifest)
+        .is_some_and(|r| r.at.is_none() && r.skipped == 0 && r.injected > 0)
+}
+
+/// What a reader should know of runs into which another one was replayed.
+pub(crate) fn notes(left: &Side<'_>, right: &Side<'_>, names: &Labels) -> Vec<Note> {
+    let mut notes = Vec::new();
+    let sides = [(left, &names.left, right), (right, &names.right, left)];
+    for (side, name, other) in sides {
+        let Some(replay) = &side.manifest.replay else {
+            continue;
+        };
+        let at = replay
+            .at
+            .as_ref()
+            .map_or_else(|| "at every stage".to_owned(), |at| format!("at \"{at}\""));
+        let message = if replayed(other.manifest, side.manifest).is_none() {
+            format!(
+                "{name} went on with tensors of another run, {}, {at}: it is not what its engine computes by itself",
+                replay.run
+            )
+        } else if is_local(other, side) {
+            format!(
+                "local errors: {name} was replayed from {} {at}, so each difference was made where it is found, and none is \
+                 inherited",
+                replay.run
+            )
+        } else {
+            format!(
+                "{name} was replayed from {} {at}: there it went on with the tensors of that run, and differences are those \
+                 that came up since",
+                replay.run
+            )
+        };
+        notes.push(Note {
+            kind: "replay",
+            message,
+        });
+    }
+    notes
+}
+
+/// What `cross` tells: the local error of each stage.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct LocalReport {
+    /// `ok`, or `diverged` where a stage is further off than its rounding explains.
+    pub status: Status,
+    /// The run that was replayed.
+    pub left: String,
+    /// The run that it was replayed into.
+    pub right: String,
+    /// Every stage that both runs have, in causal order.
+    pub stages: Vec<LocalStage>,
+    /// What was replayed.
+    pub replay: Replayed,
+    /// The runs.
+    pub runs: Runs,
+    /// What a reader should know.
+    pub notes: Vec<Note>,
+}
+
+/// The local error of one stage over layers and positions.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct LocalStage {
+    /// The stage.
+    pub stage: String,
+    /// Records that were compared.
+    pub records: u64,
+    /// Those of the same bytes.
+    pub identical: u64,
+    /// Median relative L2.
+    #[serde(serialize_with = "num::json")]
+    pub median: f64,
+    /// What nine in ten do not exceed.
+    #[serde(serialize_with = "num::json")]
+    pub p90: f64,
+    /// The record that is furthest off; none where all are identical.
+    pub worst: Option<Worst>,
+    /// What rounds the stage's numbers, and how far that explains.
+    #[serde(flatten)]
+    pub rounding: Rounding,
+    /// What was held against the limit: the worst record, or the largest median of a layer.
+    #[serde(serialize_with = "num::json")]
+    pub judged: f64,
+    /// The layer of that median.
+    pub layer: Option<i32>,
+    /// The verdict.
+    pub verdict: LocalVerdict,
+}
+
+/// Whether a stage's local error is its rounding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LocalVerdict {
+    /// It is.
+    Rounding,
+    /// It is larger.
+    Beyond,
+    /// What rounding would be is not known.
+    Unknown,
+}
+
+impl LocalReport {
+    /// The report of a comparison of a run with one that it was replayed into; none where it was not.
+    pub fn of(comparison: &Comparison<'_>) -> Option<Self> {
+        let (left, right) = (comparison.left, comparison.right);
+        let manifests = [left.manifest, right.manifest];
+        let replay = replayed(left.manifest, right.manifest)?.clone();
+        let mut by_stage: BTreeMap<(usize, &str), Vec<usize>> = BTreeMap::new();
+        for (i, step) in comparison.plan.steps.iter().enumerate() {
+            if comparison.outcomes[i].rel_l2().is_some() {
+                let stage = step.key.stage.as_str();
+                let rank = comparison.graph.rank(stage).unwrap_or(usize::MAX);
+                by_stage.entry((rank, stage)).or_default().push(i);
+            }
+        }
+        let stages: Vec<_> = (by_stage.into_iter())
+            .map(|((_, stage), steps)| summary(comparison, stage, &steps, Rounding::of(stage, manifests)))
+            .collect();
+        let beyond = stages.iter().any(|s| s.verdict == LocalVerdict::Beyond);
+        Some(Self {
+            status: if beyond { Status::Diverged } else { Status::Ok },
+            left: left.name.to_owned(),
+            right: right.name.to_owned(),
+            stages,
+            replay,
+            runs: Runs {
+                left: RunView::of(left),
+                right: RunView::of(right),
+            },
+            notes: Vec::new(),
+        })
+    }
+}
+
+fn summary(comparison: &Comparison<'_>, stage: &str, steps: &[usize], rounding: Rounding) -> LocalStage {
+    let mut all = Vec::with_capacity(steps.len());
+    let mut layers: BTreeMap<i32, Vec<f64>> = BTreeMap::new();
+    for &i in steps {
+        let error = comparison.outcomes[i].rel_l2().unwrap_or(f64::NAN);
+        all.push(error);
+        layers
+            .entry(comparison.plan.steps[i].key.layer)
+            .or_default()
+            .push(error);
+    }
+    all.sort_unstable_by(f64::total_cmp);
+    let quantile = |q: f64| {
+        let at = (q * all.len() as f64).ceil() as usize;
+        all.get(at.max(1) - 1).copied().unwrap_or(0.0)
+    };
+    let (judged, layer) = match rounding.is_of_medians() {
+        false => (quantile(1.0), None),
+        true => {
+            let medians = layers
+                .iter_mut()
+                .filter_map(|(&layer, errors)| Some((median(errors)?, layer)));
+            let most = medians.max_by(|a, b| a.0.total_cmp(&b.0));
+            most.map_or((0.0, None), |(median, layer)| (median, Some(layer)))
+        }
+    };
+    let verdict = match rounding.limit {
+        None => LocalVerdict::Unknown,
+        // a NaN is beyond
+        Some(limit) if judged <= limit => LocalVerdict::Rounding,
+        Some(_) => LocalVerdict::Beyond,
+    };
+    let verdicts = steps.iter().map(|&i| comparison.outcomes[i].verdict);
+    LocalStage {
+        stage: stage.to_owned(),
+        records: all.len() as u64,
+        identical: verdicts.filter(|&v| v == Verdict::Identical).count() as u64,
+        median: quantile(0.5),
+        p90: quantile(0.9),
+        worst: Worst::of(comparison, steps.iter().copied()).filter(|w| w.rel_l2 != 0.0),
+        rounding,
+        judged,
+        layer,
+        verdict,
+    }
+}
+
+impl Rounds {
+    /// In a few words.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Float => "f32",
+            Self::Activations => "8-bit inputs",
+            Self::HalfCache => "16-bit cache",
+            Self::Unknown => "not known",
+        }
+    }
+}
