@@ -172,8 +172,11 @@ impl Player {
     /// they go on, or from the beginning.
     pub fn first_seq(&self, next: i64, ids: &[i64]) -> Option<i64> {
         let source = self.source()?;
-        let fits = |&first: &i64| self.replay.other_prompt || source.may_hold(0, first, ids);
-        [next, 0].into_iter().find(fits)
+        let fits = |first| self.replay.other_prompt || source.may_hold(0, first, ids);
+        if fits(next) {
+            return Some(next);
+        }
+        (source.begins_again(&lock(&self.state).visits) && fits(0)).then_some(0)
     }
 
     /// Compares what is known of both runs.

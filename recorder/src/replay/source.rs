@@ -172,6 +172,20 @@ impl Source {
         })
     }
 
+    /// Whether the first position of the first request was computed again after those visits.
+    pub fn begins_again(&self, visits: &HashMap<usize, u32>) -> bool {
+        let first = self.rows.partition_point(|row| (row.key.0, row.key.1) < (0, 0));
+        let Some(row) = self
+            .rows
+            .get(first)
+            .filter(|row| (row.key.0, row.key.1) == (0, 0))
+        else {
+            return true; // nothing tells
+        };
+        let next = first + visits.get(&first).map_or(0, |&n| n as usize);
+        self.rows.get(next).is_some_and(|found| found.key == row.key)
+    }
+
     /// The number of the `visit`-th record of a key.
     pub fn find(&self, place: &Place, visits: &mut HashMap<usize, u32>) -> Result<usize, Absent> {
         let missing = || {

@@ -17,6 +17,7 @@ mod ggml_adapter;
 mod judge;
 mod preload;
 mod quant;
+mod replay;
 mod selection;
 mod support;
 mod ternary;

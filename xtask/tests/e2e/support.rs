@@ -106,7 +106,11 @@ impl Done {
 
 /// Runs a command without the recorder's variables of this process, but with those given to it; a signal is code -1.
 pub fn run(command: &mut Command) -> Done {
-    for variable in ["DIR", "RUN", "SELECT", "VALUES", "DEQUANTIZE"].map(|v| format!("BITNET_TRACE_{v}")) {
+    let replay = ["REPLAY", "REPLAY_AT", "REPLAY_PARTIAL", "REPLAY_OTHER_PROMPT"];
+    let variables = ["DIR", "RUN", "SELECT", "VALUES", "DEQUANTIZE"]
+        .into_iter()
+        .chain(replay);
+    for variable in variables.map(|v| format!("BITNET_TRACE_{v}")) {
         if !command.get_envs().any(|(given, _)| given == variable.as_str()) {
             command.env_remove(&variable);
         }

@@ -5,11 +5,9 @@ use crate::support::*;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-#[test]
-#[ignore = "needs `make setup`; run `make e2e`"]
-fn llama_cpps_own_example_is_recorded_as_it_is() {
-    let dir = tempfile::tempdir().expect("a folder");
-    let (out, demo) = (dir.path().join("llama-simple"), root().join("target/demo"));
+/// llama.cpp's example `simple`, as it is.
+pub fn llama_simple(dir: &Path) -> PathBuf {
+    let (out, demo) = (dir.join("llama-simple"), root().join("target/demo"));
     let source = demo.join("src/llama.cpp");
     let mut command = Command::new(std::env::var_os("CXX").unwrap_or("c++".into()));
     command
@@ -26,7 +24,14 @@ fn llama_cpps_own_example_is_recorded_as_it_is() {
     find_libraries(&mut command, &demo.join("lib"));
     let done = run(command.arg("-o").arg(&out));
     assert_eq!(done.code, 0, "{}", done.stderr);
+    out
+}
 
+#[test]
+#[ignore = "needs `make setup`; run `make e2e`"]
+fn llama_cpps_own_example_is_recorded_as_it_is() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let out = llama_simple(dir.path());
     let db = Db::new();
     let mut command = Command::new(program("bitnet-diff"));
     command
@@ -122,7 +127,7 @@ fn a_node_program_on_the_compiled_node_llama_cpp_is_recorded_as_it_is() {
 }
 
 /// The one-line host with that line compiled out: a program over bitnet.cpp that knows nothing of recording.
-fn bitnet_host(dir: &Path) -> PathBuf {
+pub fn bitnet_host(dir: &Path) -> PathBuf {
     let (out, demo) = (dir.join("bitnet-host"), root().join("target/demo"));
     let llama = demo.join("src/bitnet.cpp/3rdparty/llama.cpp");
     let mut command = Command::new(std::env::var_os("CXX").unwrap_or("c++".into()));
