@@ -348,3 +348,22 @@ fn what_the_tests_run_under_sees_a_read_outside_of_a_tensors_memory() {
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && told.contains("bnt_tensor"), "{told}");
 }
+
+#[test]
+fn a_c_program_goes_on_with_the_tensors_of_a_stored_run() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let replay = compile("cc", "-std=c99", "replay.c", false, dir.path());
+    let traces = dir.path().join("traces");
+    run(program(&replay).arg(&traces));
+    let of = |name: &str| manifest(&traces.join(format!("run={name}")));
+    assert_eq!(of("b").state, RunState::Complete);
+    assert_eq!(of("b").replay.expect("a replay").injected, 2);
+    assert_eq!(of("c").state, RunState::Failed);
+    // What the program had computed is recorded, and not what it went on with.
+    let computed: Vec<_> = read(&traces.join("run=b"))
+        .into_iter()
+        .map(|r| r.values)
+        .collect();
+    assert_eq!(computed, vec![Some(vec![-1.0; 3]); 2]);
+    assert!(!traces.join("run=d").exists());
+}

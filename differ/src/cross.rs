@@ -215,3 +215,113 @@ impl Rounds {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        compare::{Options, compare},
+        first::FirstReport,
+        render,
+        testing::{Memory, manifest},
+    };
+    use bitnet_trace_schema::{Model, StageGraph};
+
+    fn runs(error: f32) -> (Memory, Memory) {
+        let (mut a, mut b) = (Memory::default(), Memory::default());
+        for seq in 0..4 {
+            for layer in 0..2 {
+                for stage in ["attn_norm", "q_proj", "layer_out"] {
+                    let off = match (stage, layer) {
+                        ("q_proj", _) => 1e-3,
+                        ("attn_norm", 1) => error,
+                        _ => 0.0,
+                    };
+                    a.push(seq, layer, stage, &[1.0, 2.0]);
+                    b.push(seq, layer, stage, &[1.0 + off, 2.0 + 2.0 * off]);
+                }
+            }
+        }
+        (a, b)
+    }
+
+    fn manifests() -> [Manifest; 2] {
+        let (mut a, mut b) = (manifest("a", "x", 4, &[1; 4]), manifest("b", "y", 4, &[1; 4]));
+        a.model = Some(Model {
+            weight_types: [("Q4_1".to_owned(), 1)].into(),
+            ..Model::default()
+        });
+        b.replay = Some(Replayed {
+            run: "a".into(),
+            injected: 24,
+            ..Replayed::default()
+        });
+        [a, b]
+    }
+
+    #[test]
+    fn a_stage_is_beyond_rounding_where_its_own_error_is() {
+        let (graph, options, manifests) = (StageGraph::builtin(), Options::default(), manifests());
+        let schema: serde_json::Value =
+            serde_json::from_str(include_str!("../../schemas/cross.schema.json")).expect("JSON");
+        let schema = jsonschema::validator_for(&schema).expect("a schema");
+        for (error, beyond) in [(1e-7f32, false), (1e-5, true)] {
+            let (a, b) = runs(error);
+            let (left, right) = (a.side(&manifests[0]), b.side(&manifests[1]));
+            let comparison = compare(&left, &right, &graph, &options, &|_, _| ()).expect("compared");
+            let report = LocalReport::of(&comparison).expect("replayed");
+            assert_eq!(report.status == Status::Diverged, beyond);
+            let [norm, product, out] = &report.stages[..] else {
+                panic!("{report:?}")
+            };
+            assert_eq!(norm.verdict == LocalVerdict::Beyond, beyond, "{norm:?}");
+            assert_eq!(
+                (product.verdict, product.layer.is_some()),
+                (LocalVerdict::Rounding, true)
+            );
+            assert_eq!((out.identical, out.worst.is_none(), out.judged), (8, true, 0.0));
+            let json = serde_json::to_value(&report).expect("JSON");
+            assert!(schema.is_valid(&json), "{json:#}");
+            let text = anstream::adapter::strip_str(&render::cross(&report)).to_string();
+            assert!(text.lines().all(|l| l.chars().count() <= 80), "{text}");
+            assert_eq!(text.contains("beyond rounding in attn_norm"), beyond, "{text}");
+        }
+    }
+
+    #[test]
+    fn every_difference_of_a_replayed_run_is_an_origin_and_of_another_run_none_is_local() {
+        let (graph, options, mut manifests) = (StageGraph::builtin(), Options::default(), manifests());
+        let (a, b) = runs(1e-3);
+        let origins = |manifests: &[Manifest; 2]| {
+            let (left, right) = (a.side(&manifests[0]), b.side(&manifests[1]));
+            let comparison = compare(&left, &right, &graph, &options, &|_, _| ()).expect("compared");
+            let report = FirstReport::of(&comparison);
+            let notes = report.common.notes.iter().filter(|n| n.kind == "replay");
+            let notes: Vec<_> = notes.map(|n| n.message.clone()).collect();
+            (
+                report.origins.len(),
+                notes,
+                LocalReport::of(&comparison).is_some(),
+            )
+        };
+        let (places, notes, local) = origins(&manifests);
+        assert_eq!(
+            (places, local),
+            (3, true),
+            "q_proj of both layers, attn_norm of one"
+        );
+        assert!(
+            notes[0].starts_with("local errors: b was replayed from a at every stage"),
+            "{notes:?}"
+        );
+        if let Some(replay) = &mut manifests[1].replay {
+            replay.created_unix_ms = 7;
+        }
+        let (places, notes, local) = origins(&manifests);
+        assert!(places < 3 && !local, "another run of that name");
+        assert!(
+            notes[0].contains("went on with tensors of another run"),
+            "{notes:?}"
+        );
+    }
+}

@@ -183,6 +183,8 @@ mod tests {
         }
 
         fn copy(&self, _: Raw, _: &mut [u8]) {}
+
+        fn write(&self, _: Raw, _: &[u8]) {}
     }
 
     fn node(name: &'static CStr, op: &'static CStr, sources: &[&Node]) -> Node {
