@@ -188,6 +188,56 @@ mod tests {
     }
 
     #[test]
+    fn a_replay_is_understood_and_a_wrong_one_is_not_taken_for_none() {
+        assert!(matches!(read(&[(DIR, "/d"), (REPLAY, "")]), (Some(b), _) if b.replay.is_none()));
+        let vars = [
+            (DIR, "/d"),
+            (REPLAY, "/r"),
+            (REPLAY_AT, "*"),
+            (REPLAY_PARTIAL, "1"),
+        ];
+        let (builder, warnings) = read(&vars);
+        let replay = builder
+            .and_then(|b| b.replay)
+            .expect("asked for")
+            .expect("understood");
+        assert_eq!((replay.path.to_str(), replay.at), (Some("/r"), Ok(None)));
+        assert_eq!(
+            (replay.partial, replay.other_prompt, warnings),
+            (true, false, vec![])
+        );
+        let wrong = [(DIR, "/d"), (REPLAY, "/r"), (REPLAY_OTHER_PROMPT, "yes")];
+        let (builder, _) = read(&wrong);
+        let error = builder
+            .and_then(|b| b.replay)
+            .expect("asked for")
+            .expect_err("refused");
+        assert!(
+            error
+                .to_string()
+                .contains("BITNET_TRACE_REPLAY_OTHER_PROMPT=\"yes\""),
+            "{error}"
+        );
+        // The run is made, and is seen to have failed.
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().to_string_lossy().into_owned();
+        let get = |name: &str| match name {
+            DIR => Some(OsString::from(&path)),
+            REPLAY => Some("/nowhere".into()),
+            RUN => Some("r".into()),
+            _ => None,
+        };
+        let recorder = recorder(Engine::new("e", "1"), &get, &mut |w| panic!("{w}"));
+        assert!(recorder.is_on() && recorder.replay_error().is_some());
+        assert!(recorder.finish().is_err());
+        let manifest = std::fs::read_to_string(dir.path().join("run=r/run.json")).expect("a manifest");
+        assert!(
+            manifest.contains("\"failed\"") && manifest.contains("/nowhere"),
+            "{manifest}"
+        );
+    }
+
+    #[test]
     fn a_wrong_selection_is_one_warning_that_shows_its_place_and_the_recorder_is_off() {
         let (builder, warnings) = read(&[(DIR, "/d"), (SELECT, "seq=0,layer=six")]);
         assert!(builder.is_none());

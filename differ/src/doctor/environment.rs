@@ -3,7 +3,7 @@ use bitnet_trace_schema::{run_dir, selection::Selection};
 use std::ffi::OsString;
 
 /// The recorder's variables.
-pub const VARIABLES: [&str; 9] = [
+pub const VARIABLES: [&str; 13] = [
     "BITNET_TRACE_DIR",
     "BITNET_TRACE_RUN",
     "BITNET_TRACE_SELECT",
@@ -13,6 +13,10 @@ pub const VARIABLES: [&str; 9] = [
     "BITNET_TRACE_DEQUANTIZE",
     "BITNET_TRACE_PRELOAD",
     "BITNET_TRACE_THREADS",
+    "BITNET_TRACE_REPLAY",
+    "BITNET_TRACE_REPLAY_AT",
+    "BITNET_TRACE_REPLAY_PARTIAL",
+    "BITNET_TRACE_REPLAY_OTHER_PROMPT",
 ];
 
 /// The beginning that they share.
@@ -70,6 +74,12 @@ fn wrong(name: &str, value: &str) -> Option<String> {
             let is_number = value.parse::<u64>().is_ok_and(|n| n > 0);
             (!is_number).then(|| "not a number of bytes".into())
         }
+        "BITNET_TRACE_REPLAY" => {
+            (!std::path::Path::new(value).is_dir()).then(|| "no such run or database".into())
+        }
+        "BITNET_TRACE_REPLAY_AT" if value.trim() != "*" => (value.parse::<Selection>().err())
+            .map(|e| format!("nothing is replayed, as the selection is wrong: {e}")),
+        "BITNET_TRACE_REPLAY_PARTIAL" | "BITNET_TRACE_REPLAY_OTHER_PROMPT" => one_of(&["0", "1"]),
         "BITNET_TRACE_DEQUANTIZE" => one_of(&["0", "1"]),
         "BITNET_TRACE_PRELOAD" => (!std::path::Path::new(value).is_file()).then(|| "no such file".into()),
         "BITNET_TRACE_THREADS" => {
@@ -152,6 +162,9 @@ mod tests {
             ("BITNET_TRACE_PRESET", "fast", "default, lossy, durable"),
             ("BITNET_TRACE_QUEUE_BYTES", "1 GB", "number of bytes"),
             ("BITNET_TRACE_DEQUANTIZE", "yes", "0, 1"),
+            ("BITNET_TRACE_REPLAY", "/nowhere", "no such run"),
+            ("BITNET_TRACE_REPLAY_AT", "layer=six", "\"six\""),
+            ("BITNET_TRACE_REPLAY_PARTIAL", "yes", "0, 1"),
         ] {
             let told = told(&[(name, value)]);
             let [_, (Health::Problem, message)] = &told[..] else {

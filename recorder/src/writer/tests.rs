@@ -24,7 +24,7 @@ enum Found {
 }
 
 fn shared(dir: &Path) -> Shared {
-    Shared::new("a".into(), dir.to_owned(), Recorder::builder(dir).fixed(0))
+    Shared::new("a".into(), dir.to_owned(), Recorder::builder(dir).fixed(0), None)
 }
 
 fn floats(seq: i64) -> Vec<f32> {
@@ -230,7 +230,7 @@ fn a_panic_in_the_writer_thread_lets_the_engine_go_and_counts_every_tensor_that_
     let dir = tempfile::tempdir().expect("a directory");
     let builder = Recorder::builder(dir.path());
     let layout = builder.layout;
-    let shared = Arc::new(Shared::new("a".into(), dir.path().to_owned(), builder));
+    let shared = Arc::new(Shared::new("a".into(), dir.path().to_owned(), builder, None));
     let values = [1.0f32; 4];
     for seq in 0..5 {
         let (tap, bytes) = (Tap::new("x", 0, seq), bytes_of(&values));
