@@ -323,8 +323,10 @@ fn rows_that_the_stored_runs_engine_left_out_stay_and_are_counted() {
 fn visits_correspond_in_their_order() {
     let dir = place();
     let twice = |recorder: &Recorder| {
-        let mut first = Toy::default();
-        first.ids = vec![1, 2];
+        let first = Toy {
+            ids: vec![1, 2],
+            ..Toy::default()
+        };
         first.run(recorder);
         Toy::default().run(recorder)
     };

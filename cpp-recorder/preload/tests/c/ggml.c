@@ -98,6 +98,10 @@ int ggml_backend_tensor_alloc(struct ggml_backend_buffer *buffer, struct ggml_te
 void ggml_backend_tensor_get(const struct ggml_tensor *t, void *to, size_t offset, size_t size) {
     memcpy(to, (const char *)t->data + offset, size);
 }
+void ggml_backend_tensor_set(struct ggml_tensor *t, const void *from, size_t offset, size_t size) {
+    memcpy((char *)t->data + offset, from, size);
+}
+void ggml_set_input(struct ggml_tensor *t) { t->flags |= 1; }
 
 struct ggml_backend_sched { ggml_backend_sched_eval_callback callback; void *data; };
 struct ggml_backend_sched *ggml_backend_sched_new(void) { return calloc(1, sizeof(struct ggml_backend_sched)); }
