@@ -101,7 +101,7 @@ impl Recorder {
         self.active().is_some()
     }
 
-    /// Whether any token of a tensor with this tap would be recorded or [replaced](Replay), as far as the tap tells: for engines
+    /// Whether any token of a tensor with this tap would be recorded or [replaced](crate::Replay), as far as the tap tells: for engines
     /// that would have to compute or move it first.
     ///
     /// A tap with a token axis and neither positions nor requests may have any number of tokens from `seq` on.
@@ -226,7 +226,7 @@ impl Recorder {
     }
 
     /// [Records](Recorder::record) a tensor, and gives back what the engine goes on with: the tensor, or in a
-    /// [replay](Replay) the stored run's, where [`AsTensor::replaced`] makes one of its type.
+    /// [replay](crate::Replay) the stored run's, where [`AsTensor::replaced`] makes one of its type.
     #[inline]
     pub fn through<T: AsTensor>(&self, tap: Tap<'_>, tensor: T) -> T {
         let Some(handle) = &self.0 else { return tensor };
@@ -237,7 +237,7 @@ impl Recorder {
         }
     }
 
-    /// [Records](Recorder::record) a tensor, and in a [replay](Replay) overwrites it. Whether it was.
+    /// [Records](Recorder::record) a tensor, and in a [replay](crate::Replay) overwrites it. Whether it was.
     ///
     /// A tensor that could not be recorded is counted as ever.
     pub fn replay(&self, tap: Tap<'_>, tensor: &mut TensorViewMut<'_>) -> bool {
