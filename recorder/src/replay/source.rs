@@ -189,6 +189,9 @@ impl Source {
     /// The number of the `visit`-th record of a key.
     pub fn find(&self, place: &Place, visits: &mut HashMap<usize, u32>) -> Result<usize, Absent> {
         let missing = || {
+            if let Err(beyond) = self.id(place.request, place.seq) {
+                return Absent::Missing(beyond);
+            }
             let why = self.why_missing(place);
             let run = self.run();
             Absent::Missing(ReplayError::Missing {
