@@ -31,7 +31,7 @@ pub use expected::Expected;
 pub use math::Gelu;
 pub use rounding::{BlockSum, Inverse, Rounding, Ties};
 pub use spec::{Activation, Angles, Pairing, Spec};
-pub use trying::Tried;
+pub use trying::{Activations, Tried};
 
 use exact::Work;
 use formula::{At, OF_LAYER};

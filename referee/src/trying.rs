@@ -27,6 +27,25 @@ pub struct Tried {
     pub rel_l2: f64,
 }
 
+/// Which ways of rounding activations are tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Activations {
+    /// Each that is known.
+    #[default]
+    Found,
+    /// None: what rounding does to products is part of their error, and ten times what was measured is expected.
+    Exact,
+}
+
+impl Activations {
+    fn candidates(self, dtype: DType) -> Vec<Rounding> {
+        match self {
+            Self::Found => Rounding::candidates(dtype),
+            Self::Exact => vec![Rounding::None],
+        }
+    }
+}
+
 impl Tried {
     /// Nothing is rounded.
     pub const NONE: Self = Self {
@@ -36,10 +55,16 @@ impl Tried {
 }
 
 impl Referee {
-    /// Finds out how an engine rounds, from records of `tokens`.
-    pub fn try_roundings(&self, tokens: &[Token], recorded: &dyn Recorded, cache: DType) -> Arithmetic {
+    /// Finds out how an engine rounds, from records of `tokens`, among the ways that `activations` allows.
+    pub fn try_roundings(
+        &self,
+        tokens: &[Token],
+        recorded: &dyn Recorded,
+        cache: DType,
+        activations: Activations,
+    ) -> Arithmetic {
         let mut arithmetic = Arithmetic::exact(cache);
-        arithmetic.products = self.try_products(tokens, recorded, &arithmetic);
+        arithmetic.products = self.try_products(tokens, recorded, &arithmetic, activations);
         let best = |stage: &str, ways: Vec<Arithmetic>| -> Option<(f64, Arithmetic)> {
             let of = |way: &Arithmetic| -> Vec<f64> {
                 let layers = spread(self.spec.n_layer, 4);
@@ -52,7 +77,7 @@ impl Referee {
             Some((rel_l2, ways[i].clone()))
         };
         let ways = |base: &Arithmetic| {
-            let candidates = Rounding::candidates(cache).into_iter();
+            let candidates = activations.candidates(cache).into_iter();
             let way = |rounding| Arithmetic {
                 attention: Tried {
                     rounding,
@@ -69,7 +94,7 @@ impl Referee {
             arithmetic.attention = Tried { rounding, rel_l2 };
         }
         if self.spec.activation == Activation::Gelu {
-            let ways = [Gelu::Exact, Gelu::F16Table].map(|gelu| Arithmetic {
+            let ways = Gelu::ALL.map(|gelu| Arithmetic {
                 gelu,
                 ..arithmetic.clone()
             });
@@ -109,6 +134,7 @@ impl Referee {
         tokens: &[Token],
         recorded: &dyn Recorded,
         arithmetic: &Arithmetic,
+        activations: Activations,
     ) -> BTreeMap<DType, Tried> {
         let mut stages: BTreeMap<DType, Vec<(i32, &str)>> = BTreeMap::new();
         for (layer, stage) in self.stages() {
@@ -124,7 +150,7 @@ impl Referee {
         };
         let mut tried = BTreeMap::new();
         for (dtype, stages) in stages {
-            let candidates = Rounding::candidates(dtype);
+            let candidates = activations.candidates(dtype);
             let mut errors = vec![Vec::new(); candidates.len()];
             for at in spread(stages.len(), STAGES) {
                 let (layer, stage) = stages[at];

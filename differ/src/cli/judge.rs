@@ -12,6 +12,7 @@ use bitnet_diff::{
     render,
     report::Labels,
 };
+use bitnet_referee::Activations;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
@@ -39,6 +40,9 @@ pub struct Args {
     /// Recompute at most so many tokens of each stage
     #[arg(long, value_name = "N")]
     sample: Option<NonZeroUsize>,
+    /// What a product's activations are taken to be
+    #[arg(long, value_enum, default_value_t)]
+    activations: Known,
     #[command(flatten)]
     filters: Filters,
     #[command(flatten)]
@@ -52,6 +56,24 @@ pub struct Args {
     /// How to print the result
     #[arg(long, value_enum, default_value_t, help_heading = None)]
     pub format: Format,
+}
+
+#[derive(Clone, Copy, Default, clap::ValueEnum)]
+enum Known {
+    /// Rounded as the engine rounds them, which is found by trying
+    #[default]
+    Found,
+    /// Not rounded: a product may be off by ten times what rounding is measured to do
+    Exact,
+}
+
+impl From<Known> for Activations {
+    fn from(known: Known) -> Self {
+        match known {
+            Known::Found => Self::Found,
+            Known::Exact => Self::Exact,
+        }
+    }
 }
 
 pub fn run(args: Args) -> Result<Output, Failure> {
@@ -84,6 +106,7 @@ pub fn run(args: Args) -> Result<Output, Failure> {
     let which = Which {
         filter: args.filters.filter(),
         sample: args.sample.map(NonZeroUsize::get),
+        activations: args.activations.into(),
     };
     let runs: Vec<Indexed<'_>> = sides.iter().map(|side| Indexed::new(side)).collect();
     let audits = local::audits(&referee, &runs, &which)?;

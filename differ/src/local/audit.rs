@@ -2,7 +2,7 @@
 
 use super::Indexed;
 use crate::{Error, plan::Key};
-use bitnet_referee::{Arithmetic, Recorded, Referee, Refusal, Token};
+use bitnet_referee::{Activations, Arithmetic, Recorded, Referee, Refusal, Token};
 use bitnet_trace_store::Filter;
 use std::collections::BTreeMap;
 
@@ -106,13 +106,15 @@ impl Measured {
     }
 }
 
-/// Which records are recomputed. Their inputs are looked for among all.
+/// Which records are recomputed, and how. Their inputs are looked for among all.
 #[derive(Debug, Clone, Default)]
 pub struct Which {
     /// Those that a filter takes.
     pub filter: Filter,
     /// At most so many tokens of each stage, from the first to the last.
     pub sample: Option<usize>,
+    /// Which ways of rounding activations are tried.
+    pub activations: Activations,
 }
 
 impl Which {
@@ -143,7 +145,7 @@ pub fn audit(
     which: &Which,
     progress: &dyn Fn(usize, usize),
 ) -> Result<Audit, Error> {
-    let arithmetic = referee.try_roundings(&run.all_tokens(), run, run.cache());
+    let arithmetic = referee.try_roundings(&run.all_tokens(), run, run.cache(), which.activations);
     let all = referee.stages();
     let mut stages = Vec::new();
     for (done, &(layer, stage)) in all.iter().enumerate() {
