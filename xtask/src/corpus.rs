@@ -1,48 +1,48 @@
-//! The fault corpus: every class of fault that can be planted in the Rust engine, at several layers and positions, on a
-//! real model, against llama.cpp. Is each one found, and at its exact place?
+//! The fault corpus: every class of fault that can be planted in the Rust engine, at several layers and positions, on real
+//! models, against a C++ engine. Is each one found, at its exact place, and by which rule?
 
 mod cases;
 mod report;
+mod rules;
 
 use crate::{
     EXIT_MATCH,
     lab::{self, CALIBRATION, Engine, Feed, Key, Lab, PROMPTS},
+    models::{self, MODELS, Model},
 };
 use anyhow::{Context, Result, ensure};
 use bitnet_diff::floor::{Entry, Floor, scan::median};
 use bitnet_models::{FAULTS, Fault};
+use bitnet_referee::Activations;
 use bitnet_trace_store::Filter;
 use cases::{Case, cases};
 use report::Report;
+use rules::{Audited, Judge, Rule, Told};
 use serde_json::Value;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// A fault that should have been found was not, or not at its place.
 const EXIT_MISSED: u8 = 1;
 
-/// A fault that changes its own record by less than this relative L2, about what rounding makes of a record between two
-/// right engines on F32 weights at the worst, is an equivalent mutant: no comparison of two engines can show it.
-const EQUIVALENT: f64 = 1e-5;
-
-/// Layers of SmolLM2-135M.
-const LAYERS: usize = 30;
-
 /// What is planted, in what, and how it is judged.
 #[derive(clap::Args)]
 pub struct Args {
-    /// The weights of SmolLM2-135M; both kinds when not given
-    #[arg(long, value_enum)]
-    model: Vec<Weights>,
+    /// Only this model; can be given several times
+    #[arg(long, value_name = "NAME", value_parser = MODELS.map(|model| model.name))]
+    model: Vec<String>,
     /// Only faults of this class; can be given several times
     #[arg(long, value_name = "NAME", value_parser = class)]
     class: Vec<&'static str>,
-    /// Only faults in one layer or in all, from the first position
+    /// Only faults in one layer or in all, from the first position, and with no drawn numbers
     #[arg(long)]
     short: bool,
-    /// Judge by this floor, in place of one that is measured on other prompts
+    /// Decides the numbers that are drawn
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// Have the propagated rule judge by this floor, in place of one that is measured on other prompts
     #[arg(long, value_name = "FILE", conflicts_with = "rel_l2")]
     floor: Option<PathBuf>,
-    /// Judge by this relative L2, in place of a floor
+    /// Have the propagated rule judge by this relative L2, in place of a floor
     #[arg(long, value_name = "X")]
     rel_l2: Option<String>,
     /// Keep the runs here while they are needed, at most 600 MB [default: target]
@@ -51,21 +51,6 @@ pub struct Args {
     /// Write the table into this file
     #[arg(long, value_name = "FILE")]
     write: Option<PathBuf>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Weights {
-    F32,
-    Q4,
-}
-
-impl Weights {
-    fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "F32",
-            Self::Q4 => "Q4_1",
-        }
-    }
 }
 
 fn class(name: &str) -> Result<&'static str, String> {
@@ -87,6 +72,8 @@ struct Shown {
     noise: f64,
     /// The least error of its own that the floor could locate in that stage of that layer.
     locatable: Option<f64>,
+    /// How far the faulty run's record is from the exact result, and how far rounding explains.
+    local: Option<(f64, f64)>,
 }
 
 /// What became of one fault.
@@ -94,14 +81,17 @@ struct Outcome {
     case: Case,
     /// `None` for an equivalent mutant.
     shown: Option<Shown>,
-    /// The exit code of `first`, and what it names.
-    code: i32,
-    named: Option<Key>,
+    /// What each rule said of it.
+    told: Vec<(Rule, Told)>,
 }
 
 impl Outcome {
-    fn is_found(&self) -> bool {
-        self.code == 1
+    fn told(&self, rule: Rule) -> Option<&Told> {
+        self.told.iter().find(|(of, _)| *of == rule).map(|(_, told)| told)
+    }
+
+    fn is_found(&self, rule: Rule) -> bool {
+        self.told(rule).is_some_and(|told| told.found)
     }
 
     /// Whether it is smaller than what the floor says that it can locate at the fault's place.
@@ -110,151 +100,245 @@ impl Outcome {
         shown.is_some_and(|shown| shown.locatable.is_some_and(|least| shown.median < least))
     }
 
-    fn is_exact(&self) -> bool {
+    fn is_exact(&self, rule: Rule) -> bool {
         let shown = self.shown.as_ref().map(|shown| &shown.key);
-        self.is_found() && self.named.is_some() && self.named.as_ref() == shown
+        let told = self.told(rule);
+        told.is_some_and(|told| told.found && told.named.is_some() && told.named.as_ref() == shown)
+    }
+}
+
+/// Honest runs (or pairs of them) that a rule was asked about, and how many it called off.
+#[derive(Debug, Clone, Copy, Default)]
+struct Alarms {
+    alarms: usize,
+    of: usize,
+}
+
+impl Alarms {
+    fn count(&mut self, alarm: bool) {
+        self.alarms += usize::from(alarm);
+        self.of += 1;
     }
 }
 
 /// Plants, judges and tells. Returns the exit code.
 ///
 /// # Errors
-/// Where something of the set-up is missing, a program fails, or the engines differ without any fault.
+/// Where something of the set-up is missing, or a program fails.
 pub fn run(args: &Args) -> Result<u8> {
-    let models = match args.model.as_slice() {
-        [] => &[Weights::F32, Weights::Q4],
-        given => given,
-    };
     let mut reports = Vec::new();
-    for &weights in models {
-        reports.push(try_all(weights, args)?);
+    for model in models::chosen(&args.model) {
+        reports.push(Corpus::new(model, args)?.try_all(args)?);
     }
-    lab::publish(&report::document(&reports), args.write.as_deref())?;
+    lab::publish(&report::document(&reports, args.seed), args.write.as_deref())?;
     Ok(match reports.iter().all(Report::reached) {
         true => EXIT_MATCH,
         false => EXIT_MISSED,
     })
 }
 
-/// The faults of one model.
-fn try_all(weights: Weights, args: &Args) -> Result<Report> {
-    let lab = Lab::new(args.into.as_deref())?;
-    let model = lab::smollm2(&weights.name().to_lowercase())?;
-    let prompt = PROMPTS[CALIBRATION];
-    let file = match (&args.rel_l2, &args.floor) {
-        (Some(_), _) => None,
-        (None, Some(floor)) => Some(floor.clone()),
-        (None, None) => Some(measured_floor(&lab, &model)?),
-    };
-    let judge = match (&args.rel_l2, &file) {
-        (Some(limit), _) => ["--rel-l2".to_owned(), limit.clone()],
-        (None, file) => [
-            "--floor".to_owned(),
-            file.iter().map(|f| f.display().to_string()).collect(),
-        ],
-    };
-    let judge = judge.each_ref().map(String::as_str);
-    let floor =
-        file.map(|file| Floor::from_toml(&std::fs::read_to_string(file)?).map_err(anyhow::Error::from));
-    let floor = floor.transpose()?;
+/// One model, with its honest runs.
+struct Corpus {
+    model: &'static Model,
+    lab: Lab,
+    file: PathBuf,
+    /// What the propagated rule judges by: options of `first`, and the floor where it is one.
+    propagated: [String; 2],
+    floor: Option<Floor>,
+    /// The rules of the referee, with the reference as each sees it. Where nothing is rounded, they are one.
+    judges: Vec<(Rule, Judge, Audited)>,
+    /// What is expected of rounding is told by the sound run.
+    sound: Audited,
+    ids: lab::Ids,
+    alarms: Vec<(Rule, Alarms)>,
+}
 
-    lab.record("reference", Engine::LlamaCpp, &model, &Feed::Text(prompt), &[])?;
-    let ids = lab.ids("reference")?;
-    lab.record("sound", Engine::Rust, &model, &Feed::Ids(&ids), &[])?;
-    let (code, control) = lab.ask("first", &["reference", "sound"], &judge)?;
-    ensure!(code == 0, "without a fault the engines should match: {control:#}");
+impl Corpus {
+    /// Records both engines on honest prompts, and counts who cries wolf.
+    fn new(model: &'static Model, args: &Args) -> Result<Self> {
+        let lab = Lab::new(args.into.as_deref())?;
+        let file = (model.file)(&lab)?;
+        let mut judges = vec![(Rule::Emulated, Judge::new(&file, Activations::Found)?)];
+        if model.is_quantised {
+            judges.push((Rule::Local, Judge::new(&file, Activations::Exact)?));
+        }
+        let mut alarms: Vec<(Rule, Alarms)> = Rule::ALL.map(|rule| (rule, Alarms::default())).into();
+        let mut audit = |run: &str| -> Result<Vec<Audited>> {
+            let mut all = Vec::new();
+            for (rule, judge) in &judges {
+                let audited = judge.audit(&lab, run)?;
+                let mut alarms = alarms.iter_mut().filter(|(of, _)| of == rule);
+                alarms
+                    .by_ref()
+                    .for_each(|(_, count)| count.count(!judge.is_clean(&audited)));
+                all.push(audited);
+            }
+            Ok(all)
+        };
+        let engines = |names: [&str; 2], prompt: &str| -> Result<()> {
+            lab.record(names[0], model.cpp, &file, &Feed::Text(prompt), &[])?;
+            let ids = lab.ids(names[0])?;
+            lab.record(
+                names[1],
+                Engine::Rust,
+                &file,
+                &Feed::Ids(&ids),
+                &["--activations", model.activations],
+            )
+        };
+        let propagated = match (&args.rel_l2, &args.floor) {
+            (Some(limit), _) => ["--rel-l2".to_owned(), limit.clone()],
+            (None, Some(floor)) => ["--floor".to_owned(), floor.display().to_string()],
+            (None, None) => {
+                let mut runs = Vec::new();
+                for (i, prompt) in PROMPTS[..CALIBRATION].iter().enumerate() {
+                    let names = [format!("cpp-{i}"), format!("rust-{i}")];
+                    engines([&names[0], &names[1]], prompt)?;
+                    for name in &names {
+                        audit(name)?;
+                    }
+                    runs.extend(names);
+                }
+                let names: Vec<&str> = runs.iter().map(String::as_str).collect();
+                let floor = lab.calibrate(&names)?;
+                names.iter().try_for_each(|run| lab.remove(run))?;
+                ["--floor".to_owned(), floor.display().to_string()]
+            }
+        };
+        let floor = match args.rel_l2 {
+            Some(_) => None,
+            None => Some(Floor::from_toml(&std::fs::read_to_string(&propagated[1])?)?),
+        };
+        engines(["reference", "sound"], PROMPTS[CALIBRATION])?;
+        let reference = audit("reference")?;
+        let sound = audit("sound")?.remove(0);
+        let mut corpus = Self {
+            model,
+            ids: lab.ids("reference")?,
+            file,
+            propagated,
+            floor,
+            judges: judges
+                .into_iter()
+                .zip(reference)
+                .map(|((rule, judge), reference)| (rule, judge, reference))
+                .collect(),
+            sound,
+            alarms,
+            lab,
+        };
+        let told = corpus.propagated("sound")?;
+        corpus.alarms[0].1.count(told.found);
+        Ok(corpus)
+    }
 
-    let cases: Vec<Case> = cases(LAYERS, ids.prompt_len)
-        .into_iter()
-        .filter(|case| args.class.is_empty() || args.class.contains(&case.fault.class.name))
-        .filter(|case| !args.short || case.fault.from == 0)
-        .collect();
-    let bar = lab::progress(cases.len());
-    let mut outcomes = Vec::new();
-    for case in cases {
-        bar.set_message(case.fault.to_string());
+    /// The faults of the model.
+    fn try_all(self, args: &Args) -> Result<Report> {
+        let spec = self.judges[0].1.referee.spec();
+        let (arch, layers) = (spec.arch, spec.n_layer);
+        let cases: Vec<Case> = cases(arch, layers, self.ids.prompt_len, args.seed)
+            .into_iter()
+            .filter(|case| args.class.is_empty() || args.class.contains(&case.fault.class.name))
+            .filter(|case| !args.short || (case.fault.from == 0 && !case.is_drawn))
+            .collect();
+        let bar = lab::progress(cases.len());
+        let mut outcomes = Vec::new();
+        for case in cases {
+            let spec = case.fault.to_string();
+            bar.set_message(format!("{}: {spec}", self.model.name));
+            outcomes.push(self.try_one(case).with_context(|| spec)?);
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+        Ok(Report {
+            model: self.model,
+            layers,
+            prompt_len: self.ids.prompt_len,
+            floor: match (&args.rel_l2, &args.floor) {
+                (Some(limit), _) => format!("relative L2 <= {limit}"),
+                (None, Some(floor)) => format!("the floor {}", floor.display()),
+                (None, None) => format!("a floor measured on {CALIBRATION} other prompts"),
+            },
+            alarms: self.alarms,
+            outcomes,
+        })
+    }
+
+    /// Records one fault, once, and asks every rule.
+    fn try_one(&self, case: Case) -> Result<Outcome> {
         let spec = case.fault.to_string();
-        lab.record(
+        let options = ["--activations", self.model.activations, "--fault", &spec];
+        self.lab.record(
             "faulty",
             Engine::Rust,
-            &model,
-            &Feed::Ids(&ids),
-            &["--fault", &spec],
-        )
-        .with_context(|| spec.clone())?;
-        let (code, first) = lab.ask("first", &["reference", "faulty"], &judge)?;
-        ensure!(code != 2, "{spec}: {first:#}");
-        outcomes.push(Outcome {
-            shown: shown(&lab, &case.fault, floor.as_ref())?,
-            case,
-            code,
+            &self.file,
+            &Feed::Ids(&self.ids),
+            &options,
+        )?;
+        let mut told = vec![(Rule::Propagated, self.propagated("faulty")?)];
+        let mut own = None;
+        for (rule, judge, reference) in &self.judges {
+            let faulty = judge.audit(&self.lab, "faulty")?;
+            told.push((*rule, judge.told(reference, &faulty)));
+            own.get_or_insert(faulty);
+        }
+        let shown = self.shown(&case.fault, own.as_ref())?;
+        self.lab.remove("faulty")?;
+        Ok(Outcome { case, shown, told })
+    }
+
+    /// What `first` says.
+    fn propagated(&self, run: &str) -> Result<Told> {
+        let options = self.propagated.each_ref().map(String::as_str);
+        let (code, first) = self.lab.ask("first", &["reference", run], &options)?;
+        ensure!(code != 2, "{first:#}");
+        Ok(Told {
+            found: code != 0,
             named: key(&first["first_divergence"]),
-        });
-        lab.remove("faulty")?;
-        bar.inc(1);
+            right_side: None,
+        })
     }
-    bar.finish_and_clear();
-    Ok(Report {
-        weights,
-        prompt_len: ids.prompt_len,
-        judge: match (&args.rel_l2, &args.floor) {
-            (Some(limit), _) => format!("relative L2 <= {limit}"),
-            (None, Some(floor)) => format!("the floor {}", floor.display()),
-            (None, None) => format!("a floor measured on {CALIBRATION} other prompts"),
-        },
-        outcomes,
-    })
-}
 
-/// The floor of both engines as they are recorded here, from other prompts.
-fn measured_floor(lab: &Lab, model: &Path) -> Result<PathBuf> {
-    let mut runs = Vec::new();
-    for (i, prompt) in PROMPTS[..CALIBRATION].iter().enumerate() {
-        let names = [format!("cpp-{i}"), format!("rust-{i}")];
-        lab.record(&names[0], Engine::LlamaCpp, model, &Feed::Text(prompt), &[])?;
-        let ids = lab.ids(&names[0])?;
-        lab.record(&names[1], Engine::Rust, model, &Feed::Ids(&ids), &[])?;
-        runs.extend(names);
+    /// The first record at which a fault changes what the engine computes by more than rounding explains.
+    fn shown(&self, fault: &Fault, faulty: Option<&Audited>) -> Result<Option<Shown>> {
+        let (seq, layer, stage) = fault.first_shown();
+        let of = |key: &Key| Filter {
+            seq: Some(key.0..=key.0),
+            layer: Some(key.1..=key.1),
+            stage: Some(key.2.clone()),
+            ..Filter::default()
+        };
+        let own = Filter {
+            seq: Some(seq..=i64::MAX),
+            layer: (layer < 0 || fault.layer.is_some()).then_some(layer..=layer),
+            stage: Some(stage.to_owned()),
+            ..Filter::default()
+        };
+        let judge = &self.judges[0].1;
+        let changed = self.lab.distances("sound", "faulty", &own)?;
+        let is_shown = |(key, size): &(Key, f64)| {
+            let explained = judge.expected(&self.sound, key);
+            explained.is_none_or(|explained| *size > explained)
+        };
+        let Some(first) = changed.iter().position(is_shown) else {
+            return Ok(None);
+        };
+        let (key, size) = changed[first].clone();
+        let of_layer = changed[first..].iter().filter(|(other, _)| other.1 == key.1);
+        let mut sizes: Vec<f64> = of_layer.map(|(_, size)| *size).collect();
+        let noise = self.lab.distances("reference", "sound", &of(&key))?;
+        let noise = noise.first().context("the reference does not have the record")?.1;
+        let mut entries = self.floor.iter().flat_map(|floor| &floor.stages);
+        let entry = entries.find(|entry| (entry.layer, &entry.stage) == (key.1, &key.2));
+        Ok(Some(Shown {
+            size,
+            median: median(&mut sizes).unwrap_or(size),
+            noise,
+            locatable: entry.map(Entry::locatable),
+            local: faulty.and_then(|faulty| faulty.local(&key)),
+            key,
+        }))
     }
-    let names: Vec<&str> = runs.iter().map(String::as_str).collect();
-    let floor = lab.calibrate(&names)?;
-    names.iter().try_for_each(|run| lab.remove(run))?;
-    Ok(floor)
-}
-
-/// The first record at which a fault changes what the engine computes.
-fn shown(lab: &Lab, fault: &Fault, floor: Option<&Floor>) -> Result<Option<Shown>> {
-    let (seq, layer, stage) = fault.first_shown();
-    let of = |key: &Key| Filter {
-        seq: Some(key.0..=key.0),
-        layer: Some(key.1..=key.1),
-        stage: Some(key.2.clone()),
-        ..Filter::default()
-    };
-    let own = Filter {
-        seq: Some(seq..=i64::MAX),
-        layer: (layer < 0 || fault.layer.is_some()).then_some(layer..=layer),
-        stage: Some(stage.to_owned()),
-        ..Filter::default()
-    };
-    let changed = lab.distances("sound", "faulty", &own)?;
-    let Some(first) = changed.iter().position(|(_, size)| *size > EQUIVALENT) else {
-        return Ok(None);
-    };
-    let (key, size) = changed[first].clone();
-    let of_layer = changed[first..].iter().filter(|(other, _)| other.1 == key.1);
-    let mut sizes: Vec<f64> = of_layer.map(|(_, size)| *size).collect();
-    let noise = lab.distances("reference", "sound", &of(&key))?;
-    let noise = noise.first().context("the reference does not have the record")?.1;
-    let mut entries = floor.iter().flat_map(|floor| &floor.stages);
-    let entry = entries.find(|entry| (entry.layer, &entry.stage) == (key.1, &key.2));
-    Ok(Some(Shown {
-        size,
-        median: median(&mut sizes).unwrap_or(size),
-        noise,
-        locatable: entry.map(Entry::locatable),
-        key,
-    }))
 }
 
 /// What a `first` document names.

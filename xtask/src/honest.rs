@@ -1,12 +1,16 @@
 //! Pairs of runs that are both right: engines, thread counts, batch shapes, cache types and fused attention. Each pair
-//! must be a match by a floor that was measured on other prompts.
+//! must be a match by a floor that was measured on other prompts; and each run alone must be clean by the referee.
+
+mod alone;
 
 use crate::{
-    EXIT_MATCH, fixture,
+    EXIT_MATCH,
     lab::{self, CALIBRATION, Engine, Feed, Lab, PROMPTS},
-    places,
+    models::{self, MODELS, Model},
 };
+use alone::Alone;
 use anyhow::{Result, ensure};
+use clap::builder::PossibleValuesParser;
 use serde_json::Value;
 use std::{
     fmt::Write,
@@ -20,9 +24,9 @@ const EXIT_ALARM: u8 = 1;
 #[derive(clap::Args)]
 pub struct Args {
     /// Only this model; can be given several times
-    #[arg(long, value_name = "NAME", value_parser = MODELS.map(|model| model.name))]
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(model_names()))]
     model: Vec<String>,
-    /// Only pairs of these two configurations, such as `cpp|rust`; can be given several times
+    /// Only pairs of these two configurations, such as `cpp|rust`, and their runs; can be given several times
     #[arg(long, value_name = "A|B", value_parser = pair)]
     pair: Vec<(&'static str, &'static str)>,
     /// How many prompts are judged, of those that the floor is not measured on
@@ -107,6 +111,15 @@ const PAIRS: [(&str, &str); 13] = [
     ("cpp, batches of 4", "rust, batches of 4"),
 ];
 
+/// The names of all models.
+fn model_names() -> Vec<&'static str> {
+    MODELS
+        .iter()
+        .map(|model| model.name)
+        .chain(alone::names())
+        .collect()
+}
+
 fn pair(text: &str) -> Result<(&'static str, &'static str), String> {
     let known = PAIRS.iter().find(|(a, b)| text == format!("{a}|{b}"));
     known.copied().ok_or_else(|| {
@@ -114,43 +127,6 @@ fn pair(text: &str) -> Result<(&'static str, &'static str), String> {
         format!("it is one of: {}", known.join("; "))
     })
 }
-
-/// A model of the table.
-struct Model {
-    name: &'static str,
-    /// The C++ engine.
-    cpp: Engine,
-    /// The Rust engine's arithmetic that is this C++ engine's.
-    activations: &'static str,
-    file: fn(&Lab) -> Result<PathBuf>,
-}
-
-const MODELS: [Model; 4] = [
-    Model {
-        name: "SmolLM2-Q4_1",
-        cpp: Engine::LlamaCpp,
-        activations: "reference",
-        file: |_| lab::smollm2("q4_1"),
-    },
-    Model {
-        name: "SmolLM2-F32",
-        cpp: Engine::LlamaCpp,
-        activations: "exact",
-        file: |_| lab::smollm2("f32"),
-    },
-    Model {
-        name: "BitNet-I2_S",
-        cpp: Engine::BitnetCpp,
-        activations: "reference-fma",
-        file: |lab| fixture::bitnet("i2_s", &lab.file("bitnet.gguf")),
-    },
-    Model {
-        name: "BitNet-F32",
-        cpp: Engine::BitnetCpp,
-        activations: "exact",
-        file: |lab| fixture::bitnet("f32", &lab.file("bitnet.gguf")),
-    },
-];
 
 /// One pair on one prompt.
 struct Judged {
@@ -176,31 +152,26 @@ pub fn run(args: &Args) -> Result<u8> {
         (1..=held_out).contains(&args.prompts),
         "--prompts is 1 to {held_out}"
     );
-    let mut judged = Vec::new();
-    for model in &MODELS {
-        if !args.model.is_empty() && !args.model.iter().any(|name| name == model.name) {
-            continue;
-        }
-        if model.cpp == Engine::BitnetCpp
-            && !places::root().join("target/demo/bitnet/bin/cpp-runner").is_file()
-        {
-            eprintln!(
-                "{} is left out: bitnet.cpp needs a processor with AVX2",
-                model.name
-            );
-            continue;
-        }
-        judged.extend(judge(model, args)?);
+    let (mut judged, mut alone) = (Vec::new(), Vec::new());
+    for model in models::chosen(&args.model) {
+        let (pairs, runs) = judge(model, args)?;
+        judged.extend(pairs);
+        alone.extend(runs);
     }
-    lab::publish(&document(&judged), args.write.as_deref())?;
-    Ok(match judged.iter().all(|pair| pair.code == 0) {
+    if args.pair.is_empty() {
+        alone.extend(alone::others(&args.model, args.into.as_deref())?);
+    }
+    let document = document(&judged) + &alone::table(&alone);
+    lab::publish(&document, args.write.as_deref())?;
+    let clean = judged.iter().all(|pair| pair.code == 0) && !alone.iter().any(Alone::is_alarm);
+    Ok(match clean {
         true => EXIT_MATCH,
         false => EXIT_ALARM,
     })
 }
 
-/// All pairs of one model.
-fn judge(model: &Model, args: &Args) -> Result<Vec<Judged>> {
+/// All pairs of one model, and each of their runs.
+fn judge(model: &Model, args: &Args) -> Result<(Vec<Judged>, Vec<Alone>)> {
     let lab = Lab::new(args.into.as_deref())?;
     let file = (model.file)(&lab)?;
     let pairs: Vec<_> = match args.pair.as_slice() {
@@ -244,15 +215,18 @@ fn judge(model: &Model, args: &Args) -> Result<Vec<Judged>> {
     let floor = lab.calibrate(&names)?;
     names.iter().try_for_each(|run| lab.remove(run))?;
 
-    let mut judged = Vec::new();
+    let (mut judged, mut alone) = (Vec::new(), Vec::new());
     for prompt in CALIBRATION..CALIBRATION + args.prompts {
-        record(prompt)?;
+        for (run, config) in record(prompt)?.iter().zip(&configs) {
+            let number = (prompt + 1).to_string();
+            alone.push(Alone::of(&lab, run, &file, model.name, config.name, number)?);
+        }
         for &pair in &pairs {
             judged.push(judge_pair(&lab, model, pair, prompt, &floor)?);
         }
     }
     bar.finish_and_clear();
-    Ok(judged)
+    Ok((judged, alone))
 }
 
 fn run_name(config: &str, prompt: usize) -> String {

@@ -39,6 +39,8 @@ pub enum Engine {
     LlamaCpp,
     BitnetCpp,
     Rust,
+    /// Not ours. It goes on as it likes behind the prompt of given tokens.
+    LlamaGguf,
 }
 
 /// The tokens of a run, so that others can be fed with the same.
@@ -101,14 +103,34 @@ impl Lab {
         feed: &Feed<'_>,
         more: &[&str],
     ) -> Result<()> {
+        self.record_selected(run, engine, model, feed, more, None)
+    }
+
+    /// The same, of the records that a selection takes.
+    ///
+    /// # Errors
+    /// Those of [`Lab::record`].
+    pub fn record_selected(
+        &self,
+        run: &str,
+        engine: Engine,
+        model: &Path,
+        feed: &Feed<'_>,
+        more: &[&str],
+        select: Option<&str>,
+    ) -> Result<()> {
         let mut command = Command::new(program(engine.program())?);
         if engine == Engine::Rust {
             command.arg("run");
         }
         command.arg("--model").arg(model);
-        command.args(["--max-tokens", MAX_TOKENS, "--ignore-eos"]);
+        command.args(["--max-tokens", MAX_TOKENS]);
+        if engine != Engine::LlamaGguf {
+            command.arg("--ignore-eos");
+        }
         match feed {
             Feed::Text(text) => command.args(["--prompt", text]),
+            Feed::Ids(ids) if engine == Engine::LlamaGguf => command.args(["--tokens", &ids.prompt]),
             Feed::Ids(ids) => command.args(["--tokens", &ids.prompt, "--teacher-force", &ids.continuation]),
         };
         command.args(more);
@@ -120,6 +142,9 @@ impl Lab {
         command
             .env("BITNET_TRACE_DIR", self.dir.path())
             .env("BITNET_TRACE_RUN", run);
+        if let Some(select) = select {
+            command.env("BITNET_TRACE_SELECT", select);
+        }
         let out = command.stdin(Stdio::null()).output()?;
         ensure!(
             out.status.success(),
@@ -246,6 +271,7 @@ impl Engine {
             Self::LlamaCpp => "cpp-runner",
             Self::BitnetCpp => "bitnet/bin/cpp-runner",
             Self::Rust => "bitnet-cli",
+            Self::LlamaGguf => "llama-gguf-runner",
         }
     }
 }
@@ -278,7 +304,11 @@ pub fn smollm2(weights: &str) -> Result<PathBuf> {
     existing(path)
 }
 
-fn existing(path: PathBuf) -> Result<PathBuf> {
+/// A file, which the set-up has made.
+///
+/// # Errors
+/// Where it has not.
+pub fn existing(path: PathBuf) -> Result<PathBuf> {
     ensure!(path.is_file(), "{} is missing: run `make setup`", path.display());
     Ok(path)
 }

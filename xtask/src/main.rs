@@ -14,6 +14,8 @@ mod fixture;
 mod honest;
 #[cfg(feature = "inference")]
 mod lab;
+#[cfg(feature = "inference")]
+mod models;
 
 use clap::{Parser, Subcommand};
 use std::{
