@@ -50,12 +50,12 @@ story: ## the demo's four steps, without set-up: each must end as told (after `m
 readers: ## DuckDB, pandas and Polars read the demo's parts (after `make story`)
 	target/venv/bin/python -m unittest discover -s scripts/tests -v
 
-corpus: release ## plant every class of fault in the Rust engine: does `first` name each one's place? [MODEL=f32|q4] [WRITE=1 for docs/FAULTS.md]
-	@scripts/setup.sh cpp models >/dev/null
+corpus: release ## plant every class of fault in the Rust engine: do `first` and `judge` name each one's place? [MODEL=SmolLM2-F32|...] [WRITE=1 for docs/FAULTS.md]
+	@scripts/setup.sh cpp bitnet models >/dev/null
 	target/release/xtask corpus $(if $(MODEL),--model $(MODEL)) $(if $(WRITE),--write docs/FAULTS.md)
 
-honest: release ## judge pairs of runs that are both right: does `first` let each one pass? [WRITE=1 for docs/HONEST-PAIRS.md]
-	@scripts/setup.sh cpp bitnet models >/dev/null
+honest: release ## judge honest runs, in pairs and alone: do `first` and `judge` let each one pass? [WRITE=1 for docs/HONEST-PAIRS.md]
+	@scripts/setup.sh cpp bitnet models gemma >/dev/null
 	target/release/xtask honest $(if $(WRITE),--write docs/HONEST-PAIRS.md)
 
 bench-engines: ## how much slower the C++ engine is when it is recorded (after `make setup`, on a quiet machine)

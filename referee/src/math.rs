@@ -116,3 +116,42 @@ fn gelu_by_table(x: f32, fused: bool) -> f64 {
     let inner = 0.797_884_6_f32 * x * cubic;
     f16::from_f32(0.5 * x * (1.0 + inner.tanh())).into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 63,488 arguments of f16 are numbers.
+    #[test]
+    fn the_gelu_tables_of_both_compilers_differ_in_few_entries_and_by_one_step_of_f16() {
+        let mut differ = 0;
+        for bits in 0..=u16::MAX {
+            let x = f16::from_bits(bits);
+            if !x.is_finite() {
+                continue;
+            }
+            let [fused, plain] = [true, false].map(|fused| gelu_by_table(x.to_f32(), fused));
+            if fused != plain {
+                let steps = f16::from_f64(fused)
+                    .to_bits()
+                    .abs_diff(f16::from_f64(plain).to_bits());
+                assert_eq!(steps, 1, "{x}: {fused} and {plain}");
+                differ += 1;
+            }
+        }
+        assert!((1..600).contains(&differ), "{differ}");
+    }
+
+    #[test]
+    fn gelu_by_table_is_the_formula_to_the_precision_of_f16() {
+        for i in -1200..=1200 {
+            let x = f64::from(i) / 100.0;
+            let [exact, table] = [Gelu::Exact, Gelu::F16Table { fused: true }]
+                .map(|gelu| Activation::Gelu.gated(x, 1.0, gelu));
+            assert!(
+                (exact - table).abs() <= 2e-3 * x.abs().max(0.1),
+                "{x}: {exact} and {table}"
+            );
+        }
+    }
+}

@@ -33,6 +33,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         &[
             "bitnet-diff",
             "bitnet-models",
+            "bitnet-referee",
             "bitnet-trace",
             "bitnet-trace-schema",
             "bitnet-trace-store",
