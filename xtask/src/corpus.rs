@@ -289,7 +289,8 @@ impl Corpus {
 
     /// What `first` says.
     fn propagated(&self, run: &str) -> Result<Told> {
-        let options = self.propagated.each_ref().map(String::as_str);
+        let [how, limit] = self.propagated.each_ref().map(String::as_str);
+        let options = [how, limit, "--local=never"];
         let (code, first) = self.lab.ask("first", &["reference", run], &options)?;
         ensure!(code != 2, "{first:#}");
         Ok(Told {

@@ -242,7 +242,7 @@ fn judge_pair(
 ) -> Result<Judged> {
     let (a, b) = (run_name(pair.0, prompt), run_name(pair.1, prompt));
     let floor = floor.to_string_lossy();
-    let by_floor = ["--floor", floor.as_ref()];
+    let by_floor = ["--floor", floor.as_ref(), "--local=never"];
     let (code, first) = lab.ask("first", &[&a, &b], &by_floor)?;
     let (_, compared) = lab.ask("compare", &[&a, &b], &by_floor)?;
     let layers = compared["growth"]
@@ -281,7 +281,7 @@ fn document(judged: &[Judged]) -> String {
     let mut out = format!(
         "# Pairs of runs that are both right\n\n\
          Written by `make honest`. Each configuration of both engines is recorded on {CALIBRATION} prompts, from which `bitnet-diff calibrate`\n\
-         measures one floor for each model. Pairs on other prompts are then judged with `bitnet-diff first --floor`: each should end\n\
+         measures one floor for each model. Pairs on other prompts are then judged with `bitnet-diff first --floor FLOOR --local=never`: each should end\n\
          with exit code 0. `cpp` is llama.cpp for SmolLM2-135M and bitnet.cpp for the BitNet fixture (2 layers, random weights); engines compute\n\
          with one thread, an F32 KV cache, no flash attention and the prompt in one batch, unless it says otherwise. layer_out is the median\n\
          relative L2 over the positions, in the first and in the last layer; the ratio is that of the stage which came closest to its limit.\n\n\

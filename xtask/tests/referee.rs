@@ -215,6 +215,7 @@ fn a_sample_tells_of_as_many_tokens_from_the_first_to_the_last() {
             layer: Some(0..=0),
             ..Filter::default()
         },
+        ..Which::default()
     };
     let audit = audit(
         &referee(&recorded.model),

@@ -41,7 +41,7 @@ impl Wanted {
                 referee,
                 which: Which {
                     filter: compare.filters.filter(),
-                    sample: None,
+                    ..Which::default()
                 },
                 always,
             })),

@@ -311,7 +311,7 @@ pub fn document(reports: &[Report], seed: u64) -> String {
          is planted in its run of a real or a random model: in the first, the middle and the last layer and in all, from position 0, and\n\
          from a later one. A class with a number has one that is fixed and one that is drawn (seed {seed}). The run is held against one of\n\
          llama.cpp (of BitNet, bitnet.cpp) on the same tokens: a prompt, and {DECODED} tokens decoded one by one.\n\n\
-         - P, propagated: `bitnet-diff first REFERENCE FAULTY --floor`, each record against the other engine's.\n\
+         - P, propagated: `bitnet-diff first REFERENCE FAULTY --floor FLOOR --local=never`, each record against the other engine's.\n\
          - L, local: `bitnet-diff judge REFERENCE FAULTY --activations exact`, each record against the exact result of its own recorded\n\
          \x20 inputs, with no knowledge of how an engine rounds activations. On F32 weights none are rounded, and this is E.\n\
          - E, emulated: `bitnet-diff judge REFERENCE FAULTY`: the same, with the rounding that is found by trying. It needs no calibration.\n\n\
