@@ -94,6 +94,14 @@ impl Wanted {
 
 /// The referee of the model at `given`, or of the one that the runs name.
 pub fn referee(given: Option<&Path>, sides: &[&Side<'_>]) -> Result<(PathBuf, Referee), Failure> {
+    if let Some(side) = sides.iter().find(|side| side.manifest.replay.is_some()) {
+        let message = format!(
+            "{} went on with the tensors of another run, so that what it recorded of a stage's inputs is not what the \
+             stage was given; `bitnet-diff cross` or `first` tells its local errors",
+            side.name
+        );
+        return Err(Failure::new("replayed", message));
+    }
     let model = given.map(Path::to_owned).or_else(|| model_of(sides));
     let model = model.ok_or_else(|| {
         let message = "the runs name no model file that is there; give the GGUF with --model";

@@ -108,7 +108,7 @@ fn what_does_not_belong_together_is_refused_with_what_to_do() {
         let runs: Vec<String> = args
             .iter()
             .map(|arg| match *arg {
-                "cpp" | "f32" | "other" | "dropped" | "scores" => db.at(arg),
+                "cpp" | "f32" | "other" | "dropped" | "scores" | "replayed" => db.at(arg),
                 other => other.to_owned(),
             })
             .collect();
@@ -138,6 +138,13 @@ fn what_does_not_belong_together_is_refused_with_what_to_do() {
     // Nothing of it can be told without its inputs.
     db.record("scores", cpp(&model).env("BITNET_TRACE_SELECT", "stage=ffn_down"));
     refused(&["judge", "scores"], &["can't tell", "ffn_act was not recorded"]);
+
+    // Its inputs are not its own; and first knows what to make of it.
+    let mut again = cpp(&model);
+    again.env("BITNET_TRACE_REPLAY", db.at("cpp"));
+    db.record("replayed", &mut again);
+    refused(&["judge", "replayed"], &["another run", "cross"]);
+    assert_eq!(db.first("cpp", "replayed", &[]).0, 0);
 
     // A run that lost something.
     std::fs::create_dir(db.path().join("run=dropped")).expect("a folder");
