@@ -146,16 +146,22 @@ pub fn audit(
     progress: &dyn Fn(usize, usize),
 ) -> Result<Audit, Error> {
     let arithmetic = referee.try_roundings(&run.all_tokens(), run, run.cache(), which.activations);
+    run.release(|_, _| true);
     let all = referee.stages();
     let mut stages = Vec::new();
+    let mut at = None;
     for (done, &(layer, stage)) in all.iter().enumerate() {
         progress(done, all.len());
+        if let Some(before) = at.replace(layer).filter(|&before| before != layer) {
+            run.release(|_, of| of == before);
+        }
         let tokens = which.tokens(run, stage, layer);
         if !tokens.is_empty() {
             stages.push(stage_audit(referee, run, &arithmetic, (stage, layer), &tokens));
         }
         run.check()?;
     }
+    run.release(|_, _| true);
     let known = |stage: &str, layer: i32| all.iter().any(|&(l, s)| (s, l) == (stage, layer));
     let mut unknown = BTreeMap::new();
     for (stage, layer, count) in run.stages() {

@@ -423,6 +423,7 @@ fn apart(left: &Indexed<'_>, right: &(&Indexed<'_>, &Audit), stage: &str) -> Opt
     let (right, audit) = right;
     let mut all = Vec::new();
     for stage in audit.stages.iter().filter(|s| s.stage == stage) {
+        let own = |name: &str, layer: i32| (name, layer) == (stage.stage, stage.layer);
         for record in &stage.records {
             let rows = (
                 left.row(stage.stage, stage.layer, record.token),
@@ -440,6 +441,8 @@ fn apart(left: &Indexed<'_>, right: &(&Indexed<'_>, &Audit), stage: &str) -> Opt
                 all.push((apart / size).sqrt());
             }
         }
+        left.release(own);
+        right.release(own);
     }
     all.sort_by(f64::total_cmp);
     all.get(all.len() / 2).copied()

@@ -60,6 +60,19 @@ impl<'a> Indexed<'a> {
             .map(|((stage, layer), rows)| (stage.as_str(), *layer, rows.len()))
     }
 
+    /// Gives back the memory of elements that were read, of the stages that `which` takes: what looks at them again reads
+    /// them again.
+    pub fn release(&self, which: impl Fn(&str, i32) -> bool) {
+        let taken = self
+            .rows
+            .iter()
+            .filter(|((stage, layer), _)| which(stage, *layer));
+        let mut rows: Vec<usize> = taken.flat_map(|(_, rows)| rows.values().copied()).collect();
+        // As they lie in the parts.
+        rows.sort_unstable();
+        self.side.records.done(&rows);
+    }
+
     /// Every token that has a record.
     pub fn all_tokens(&self) -> Vec<Token> {
         let mut all: Vec<Token> = self.rows.values().flat_map(|rows| rows.keys().copied()).collect();
