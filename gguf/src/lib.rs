@@ -70,7 +70,7 @@ impl Gguf {
     /// Opens `path` and reads the header.
     ///
     /// # Errors
-    /// [`Error::Open`] or [`Error::Read`] when the system refuses, [`Error::Gguf`] when the file
+    /// [`Error::Open`] or [`Error::Read`] when the system refuses, [`Error::Damaged`] when the file
     /// is damaged or no GGUF.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let file = File::open(path).map_err(|source| Error::Open {

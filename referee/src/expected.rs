@@ -25,8 +25,8 @@ const ROUNDED: f64 = 1e-4;
 const LONE: f64 = 1e-3;
 /// The most that rounding to 8 bits makes of a product: measured 0.2 to 2 %.
 const BY_ROUNDING: f64 = 0.03;
-/// For every position, what RoPE's angles in f32 may be off: they grow with it, and the distance between neighbouring
-/// f32 with them.
+/// For every position and 64 elements that are turned, what RoPE's angles in f32 may be off: they grow with the position,
+/// the distance between neighbouring f32 with them, and each pair's angle is that of the pair before times a factor.
 const PER_POSITION: f64 = 6e-8;
 
 impl Referee {
@@ -49,7 +49,10 @@ impl Referee {
             }
             Formula::Scores { .. } | Formula::Context { .. } => product(&arithmetic.attention),
 
-            Formula::Rotate { .. } => plain(ELEMENTWISE.max(PER_POSITION * seq as f64)),
+            Formula::Rotate { .. } => {
+                let turned = (self.spec.n_rot as f64 / 64.0).max(1.0);
+                plain(ELEMENTWISE.max(PER_POSITION * turned * seq as f64))
+            }
             _ => plain(ELEMENTWISE),
         })
     }

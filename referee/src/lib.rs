@@ -50,6 +50,11 @@ pub trait Recorded: Sync {
     /// The elements of a record, row-major, dequantised where its dtype is packed; none where it was not recorded.
     fn row(&self, stage: &str, layer: i32, token: Token) -> Option<Vec<f64>>;
 
+    /// Whether there is such a record.
+    fn has(&self, stage: &str, layer: i32, token: Token) -> bool {
+        self.row(stage, layer, token).is_some()
+    }
+
     /// The id of a token, where it is known.
     fn id(&self, token: Token) -> Option<u32>;
 }

@@ -114,12 +114,7 @@ impl Referee {
         recorded: &dyn Recorded,
         arithmetic: &Arithmetic,
     ) -> Vec<f64> {
-        let tokens: Vec<Token> = tokens
-            .iter()
-            .filter(|&&token| recorded.row(stage, layer, token).is_some())
-            .copied()
-            .collect();
-        let tokens: Vec<Token> = spread(tokens.len(), TOKENS).map(|i| tokens[i]).collect();
+        let tokens = some_of(tokens, stage, layer, recorded);
         let Ok(rows) = self.exact(stage, layer, &tokens, recorded, arithmetic) else {
             return Vec::new();
         };
@@ -190,18 +185,15 @@ impl Work<'_> {
         if more("scale") || more("bias") {
             return Err(none());
         }
-        let outputs: Vec<(Token, Vec<f64>)> = tokens
-            .iter()
-            .filter_map(|&token| Some((token, self.recorded.row(stage, layer, token)?)))
-            .collect();
-        let outputs: Vec<_> = spread(outputs.len(), TOKENS).map(|i| &outputs[i]).collect();
-        let at: Vec<Token> = outputs.iter().map(|(token, _)| *token).collect();
+        let at = some_of(tokens, stage, layer, self.recorded);
         let inputs = self.inputs(of, &at);
         let columns = inputs.iter().flatten().map(Vec::len).next().ok_or_else(none)?;
         let matrix = Matrix::read(&self.referee.gguf, &format!("{stem}.weight"), columns)?;
         let rows: Vec<usize> = spread(matrix.rows, ROWS).collect();
-        let pairs = inputs.into_iter().zip(outputs);
-        let tokens = pairs.filter_map(|(input, (_, output))| {
+        let pairs = inputs.into_iter().zip(at);
+        let tokens = pairs.filter_map(|(input, token)| {
+            // One at a time: of logits, a row may have a million elements.
+            let output = self.recorded.row(stage, layer, token)?;
             let output = rows.iter().map(|&row| output.get(row).copied());
             Some((input.ok()?, output.collect::<Option<_>>()?))
         });
@@ -220,6 +212,13 @@ impl Sample {
         let pairs = self.tokens.iter().zip(&exact);
         Ok(pairs.filter_map(|((_, y), exact)| rel_l2(y, exact)).collect())
     }
+}
+
+/// A few of the tokens that have a record of a stage.
+fn some_of(tokens: &[Token], stage: &str, layer: i32, recorded: &dyn Recorded) -> Vec<Token> {
+    let has = |token: &&Token| recorded.has(stage, layer, **token);
+    let tokens: Vec<Token> = tokens.iter().filter(has).copied().collect();
+    spread(tokens.len(), TOKENS).map(|i| tokens[i]).collect()
 }
 
 /// The way that comes nearest, by the errors of each, and its median error. Of those that are as near but for noise, it

@@ -112,6 +112,10 @@ impl Recorded for Indexed<'_> {
         }
     }
 
+    fn has(&self, stage: &str, layer: i32, token: Token) -> bool {
+        self.find(stage, layer, token).is_some()
+    }
+
     fn id(&self, token: Token) -> Option<u32> {
         let ids = self.ids.get(&token.request)?;
         let id = *ids.get(usize::try_from(token.seq).ok()?)?;
