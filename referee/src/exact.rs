@@ -56,6 +56,7 @@ impl Work<'_> {
                     n_rot: spec.n_rot,
                     angles: spec.angles_of(layer),
                     factors: factors.as_deref(),
+                    turning: self.arithmetic.turning,
                 };
                 self.each(of, tokens, |x, token| {
                     Ok(turn.apply(x, spec.head_dim, token.seq as f64))

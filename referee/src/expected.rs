@@ -1,7 +1,7 @@
 //! How far from the exact result a right engine may be.
 
 use crate::formula::{Formula, formula};
-use crate::{Arithmetic, Referee, Rounding, Tried, weights};
+use crate::{Arithmetic, Referee, Rounding, Tried, Turning, weights};
 use bitnet_trace_schema::DType;
 
 /// The largest relative L2 distance from the exact result that is an engine's rounding.
@@ -49,6 +49,7 @@ impl Referee {
             }
             Formula::Scores { .. } | Formula::Context { .. } => product(&arithmetic.attention),
 
+            Formula::Rotate { .. } if arithmetic.turning == Turning::F32Steps => plain(ELEMENTWISE),
             Formula::Rotate { .. } => {
                 let turned = (self.spec.n_rot as f64 / 64.0).max(1.0);
                 plain(ELEMENTWISE.max(PER_POSITION * turned * seq as f64))

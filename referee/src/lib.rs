@@ -28,7 +28,7 @@ use std::path::Path;
 
 pub use error::{Error, Refusal};
 pub use expected::Expected;
-pub use math::Gelu;
+pub use math::{Gelu, Turning};
 pub use rounding::{BlockSum, Inverse, Rounding, Ties};
 pub use spec::{Activation, Angles, Pairing, Spec};
 pub use trying::{Activations, Tried};
@@ -70,6 +70,8 @@ pub struct Arithmetic {
     pub attention: Tried,
     /// How GELU is computed.
     pub gelu: Gelu,
+    /// How RoPE's angles are computed.
+    pub turning: Turning,
 }
 
 impl Arithmetic {
@@ -80,6 +82,7 @@ impl Arithmetic {
             cache,
             attention: Tried::NONE,
             gelu: Gelu::Exact,
+            turning: Turning::Exact,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use crate::exact::Work;
 use crate::formula::{Formula, formula};
-use crate::math::Gelu;
+use crate::math::{Gelu, Turning};
 use crate::product::product;
 use crate::rounding::{Rounded, Rounding};
 use crate::spec::Activation;
@@ -92,6 +92,13 @@ impl Referee {
         if let Some((rel_l2, found)) = scores().or_else(|| best("attn_ctx", ways(&arithmetic))) {
             let rounding = found.attention.rounding;
             arithmetic.attention = Tried { rounding, rel_l2 };
+        }
+        let turnings = [Turning::Exact, Turning::F32Steps].map(|turning| Arithmetic {
+            turning,
+            ..arithmetic.clone()
+        });
+        if let Some((_, found)) = best("q_rope", turnings.into()) {
+            arithmetic = found;
         }
         if self.spec.activation == Activation::Gelu {
             let ways = Gelu::ALL.map(|gelu| Arithmetic {
