@@ -18,7 +18,7 @@
 //!
 //! let stages = StageGraph::builtin();
 //! let q = stages.get("q_rope").expect("in the vocabulary");
-//! assert_eq!(q.inputs[0].stage, "q_proj");
+//! assert_eq!(q.inputs[0].stage, "q_norm");
 //! ```
 //!
 //! `FORMAT.md` beside this crate describes the format in prose.
