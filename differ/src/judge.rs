@@ -8,7 +8,7 @@ mod tests;
 pub use reason::Reason;
 
 use crate::{
-    metrics::{Metrics, measure_f64, measure_gates, measure_rows},
+    metrics::{Distance, Metrics, measure_f64, measure_gates, measure_rows},
     records::Elements,
     shape::{Layout, crop, layout, row_len},
     tolerance::Gates,
@@ -63,30 +63,6 @@ pub struct Outcome {
     pub metrics: Option<Box<Metrics>>,
 }
 
-/// What a comparison keeps of the [`Metrics`] of a pair.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Distance {
-    /// [`Metrics::rel_l2`].
-    pub rel_l2: f64,
-    /// [`Metrics::cosine`].
-    pub cosine: f64,
-    /// [`Metrics::max_abs`].
-    pub max_abs: f64,
-    /// [`Metrics::nan_both`].
-    pub nan_both: u64,
-}
-
-impl Distance {
-    fn of(m: &Metrics) -> Self {
-        Self {
-            rel_l2: m.rel_l2,
-            cosine: m.cosine,
-            max_abs: m.max_abs,
-            nan_both: m.nan_both,
-        }
-    }
-}
-
 impl Outcome {
     /// A verdict that rests on no measurement.
     pub fn plain(verdict: Verdict) -> Self {
@@ -101,7 +77,7 @@ impl Outcome {
     /// A pair that was measured, and why it diverged, if it did; its measures are kept where that is asked for.
     fn measured(reason: Option<Reason>, metrics: Metrics, keep: bool) -> Self {
         Self {
-            distance: Some(Distance::of(&metrics)),
+            distance: Some(Distance::from(&metrics)),
             metrics: keep.then(|| Box::new(metrics)),
             ..reason.map_or_else(
                 || Self::plain(Verdict::Within),
@@ -122,7 +98,7 @@ impl Outcome {
         Self {
             verdict: Verdict::Diverged,
             reason: Some(Box::new(reason)),
-            distance: metrics.as_deref().map(Distance::of),
+            distance: metrics.as_deref().map(Distance::from),
             metrics,
         }
     }
@@ -236,8 +212,18 @@ pub fn by_values(
 ) -> Result<Outcome, WrongCount> {
     check_count(true, left.0, left.1.len() as u64)?;
     check_count(false, right.0, right.1.len() as u64)?;
-    let row = row_len(left.0, right.0);
     let shapes = layout(left.0, right.0);
+    if !all
+        && shapes == Layout::Same
+        && let Some(distance) = Distance::between(left.1, right.1)
+        && gates.hold(&distance)
+    {
+        return Ok(Outcome {
+            distance: Some(distance),
+            ..Outcome::plain(Verdict::Within)
+        });
+    }
+    let row = row_len(left.0, right.0);
     let measure = if all { measure_rows } else { measure_gates };
     Ok(judge(shapes, (left.1, right.1), gates, nan_equal, all, |a, b| {
         measure(a, b, row)

@@ -6,6 +6,7 @@
 
 mod element;
 mod pass;
+mod short;
 #[cfg(test)]
 mod tests;
 
@@ -14,6 +15,7 @@ pub use element::Element;
 use crate::num;
 use pass::{Found, pass};
 use serde::Serialize;
+use short::short;
 
 /// Distances between two tensors of the same number of elements.
 ///
@@ -39,10 +41,10 @@ pub struct Metrics {
     /// Least-squares scale, `a.b / a.a`: the `s` for which `|b - s a|` is smallest. None where `a` is zero.
     #[serde(serialize_with = "num::json_option")]
     pub scale: Option<f64>,
-    /// Largest `|b - a|`: of those that the elements' type does not tell apart, the first.
+    /// Largest `|b - a|`, rounded as the elements' type does, as far as that holds it.
     #[serde(serialize_with = "num::json")]
     pub max_abs: f64,
-    /// Where `max_abs` is; none where nothing differs.
+    /// The first place where it is that; none where nothing differs.
     pub max_abs_at: Option<u64>,
     /// The left element there.
     #[serde(serialize_with = "num::json_option")]
@@ -102,6 +104,63 @@ pub struct Metrics {
     /// The right element there.
     #[serde(serialize_with = "num::json_option")]
     pub nonfinite_right: Option<f64>,
+}
+
+/// What a comparison keeps of the [`Metrics`] of a pair.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Distance {
+    /// [`Metrics::rel_l2`].
+    pub rel_l2: f64,
+    /// [`Metrics::cosine`].
+    pub cosine: f64,
+    /// [`Metrics::max_abs`].
+    pub max_abs: f64,
+    /// [`Metrics::nan_both`].
+    pub nan_both: u64,
+}
+
+impl Distance {
+    /// Measures `b` against `a` at the speed of memory; none where their lengths differ, or an element or a difference
+    /// is not finite in f32.
+    pub fn between(a: &[f32], b: &[f32]) -> Option<Self> {
+        let s = (a.len() == b.len()).then(|| short(a, b))??;
+        Some(Self {
+            rel_l2: ratio(s.dd.sqrt(), s.aa.sqrt()),
+            cosine: cosine(s.dot, s.dd, s.aa.sqrt(), s.bb.sqrt()),
+            max_abs: s.max_abs,
+            nan_both: 0,
+        })
+    }
+}
+
+impl From<&Metrics> for Distance {
+    fn from(m: &Metrics) -> Self {
+        Self {
+            rel_l2: m.rel_l2,
+            cosine: m.cosine,
+            max_abs: m.max_abs,
+            nan_both: m.nan_both,
+        }
+    }
+}
+
+/// A difference relative to what it is one of: 0 where nothing differs.
+fn ratio(difference: f64, of: f64) -> f64 {
+    match difference {
+        0.0 => 0.0,
+        _ => difference / of,
+    }
+}
+
+/// `a.b / (|a| |b|)`, of the product, the squared distance and the norms.
+fn cosine(dot: f64, dd: f64, left_norm: f64, right_norm: f64) -> f64 {
+    if dd == 0.0 {
+        1.0
+    } else if left_norm == 0.0 || right_norm == 0.0 {
+        0.0
+    } else {
+        (dot / (left_norm * right_norm)).clamp(-1.0, 1.0)
+    }
 }
 
 /// Measures `b` against `a`, as one row; none where their lengths differ.
@@ -175,22 +234,8 @@ impl Metrics {
     fn of(mut f: Found, elements: usize, rows: usize, at: impl Fn(usize) -> (f64, f64)) -> Self {
         let (left_norm, right_norm, diff_norm) = (f.aa.sqrt(), f.bb.sqrt(), f.dd.sqrt());
         let odd = f.mismatches > 0;
-        let cosine = if odd {
-            f64::NAN
-        } else if f.dd == 0.0 {
-            1.0
-        } else if left_norm == 0.0 || right_norm == 0.0 {
-            0.0
-        } else {
-            (f.dot / (left_norm * right_norm)).clamp(-1.0, 1.0)
-        };
-        let ratio = |d: f64, a: f64| match d {
-            _ if odd => f64::NAN,
-            0.0 => 0.0,
-            _ => d / a,
-        };
-        let nmse = ratio(f.dd, f.aa);
-        let scale = if odd { f64::NAN } else { f.dot / f.aa };
+        let even = |measure: f64| if odd { f64::NAN } else { measure };
+        let nmse = even(ratio(f.dd, f.aa));
         let finite = elements as u64 - f.odd;
         let worst = f.max_abs_at.map(&at);
         let mismatch = f.mismatch_at.map(&at);
@@ -200,11 +245,11 @@ impl Metrics {
         Self {
             elements: elements as u64,
             equal: f.max_abs == 0.0 && f.nan_both == 0 && !odd,
-            rel_l2: ratio(diff_norm, left_norm),
-            cosine,
+            rel_l2: even(ratio(diff_norm, left_norm)),
+            cosine: even(cosine(f.dot, f.dd, left_norm, right_norm)),
             nmse,
             snr_db: -10.0 * nmse.log10(),
-            scale: (f.aa > 0.0).then_some(scale),
+            scale: (f.aa > 0.0).then(|| even(f.dot / f.aa)),
             max_abs: f.max_abs,
             max_abs_at: f.max_abs_at.map(|i| i as u64),
             max_abs_left: worst.map(|w| w.0),

@@ -22,7 +22,11 @@
 //! exact = true            # every element equal in value
 //! ```
 
-use crate::{metrics::Metrics, num, select::Span};
+use crate::{
+    metrics::{Distance, Metrics},
+    num,
+    select::Span,
+};
 use bitnet_trace_schema::{DType, selection::glob};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -134,6 +138,16 @@ impl Gates {
             Some(x) => Err(value("cosine", x, "from -1 to 1")),
             None => Ok(self),
         }
+    }
+
+    /// Whether a distance without NaN is enough to tell that every gate holds.
+    pub(crate) fn hold(&self, d: &Distance) -> bool {
+        self.max_rel.is_none()
+            && self.ulp.is_none()
+            && self.rel_l2.is_none_or(|limit| d.rel_l2 <= limit)
+            && self.max_abs.is_none_or(|limit| d.max_abs <= limit)
+            && self.cosine.is_none_or(|limit| d.cosine >= limit)
+            && (!self.exact || d.max_abs == 0.0)
     }
 
     /// The gates that `m` does not pass. A measure that is NaN passes none.

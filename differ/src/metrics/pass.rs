@@ -2,16 +2,16 @@
 //!
 //! Elements are taken a group at a time, which stays in the first cache while three short loops go over it: of the bits,
 //! of the sums, of the histogram. Largest differences are looked for in the element's own type, where a vector holds
-//! more of them: of those that it does not tell apart, the first is taken. Sums have a fixed number of lanes: whatever
+//! more of them. Sums have a fixed number of lanes: whatever
 //! the machine's vectors, the figures are the same to the bit.
 
 use super::Element;
 use std::hint::black_box;
 
 /// Independent accumulators, so that the compiler can keep them in vector registers.
-const LANES: usize = 8;
+pub(super) const LANES: usize = 8;
 /// Elements of a group: enough to hide what is done once for each, few enough to stay in the first cache.
-const GROUP: usize = 256;
+pub(super) const GROUP: usize = 256;
 /// Pairs whose digits are counted together, several groups: enough to hide what is done once for each bucket.
 const COUNTED: usize = 1024;
 /// Elements from what is computed to what is fetched.
@@ -31,7 +31,7 @@ pub(super) struct Found {
     pub dd: f64,
     /// Sum of `b - a`.
     pub sum: f64,
-    /// Of the distances that are the largest when rounded as the element's type does, the first.
+    /// The largest distance, rounded as the element's type does, and the first that is that.
     pub max_abs: f64,
     pub max_abs_at: Option<usize>,
     /// Rounded as the element's type does.
@@ -189,7 +189,7 @@ impl Sums {
 
 /// Has the processor fetch what stands further on, while it computes: there it is read from memory.
 #[inline(always)]
-fn ahead<T>(at: *const T) {
+pub(super) fn ahead<T>(at: *const T) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
@@ -204,7 +204,7 @@ fn ahead<T>(at: *const T) {
 }
 
 #[inline(always)]
-fn total(lanes: &[f64; LANES]) -> f64 {
+pub(super) fn total(lanes: &[f64; LANES]) -> f64 {
     lanes.iter().skip(1).fold(lanes[0], |x, &y| x + y)
 }
 
@@ -363,7 +363,7 @@ impl<T: Element, const ALL: bool> Total<T, ALL> {
         }
         if of.apart > self.apart {
             let at = place(a, b, of.apart);
-            self.further(of.apart, start + at, (b[at].value() - a[at].value()).abs());
+            self.further(of.apart, start + at, T::of_bits(of.apart).value());
         }
         self.found.max_rel = larger(self.found.max_rel, T::of_bits(of.relative).value());
         self.add_finite::<FMA>(start, a, b, &of);

@@ -1,0 +1,131 @@
+//! The pass as far as most gates ask for it: sums of products and the largest difference of two tensors that are finite.
+//! Where that decides, nothing else is measured. It is as fast as memory is read.
+
+use super::Element;
+use super::pass::{GROUP, LANES, ahead, total};
+use std::hint::black_box;
+
+/// What the pass found.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Short {
+    pub dot: f64,
+    pub aa: f64,
+    pub bb: f64,
+    pub dd: f64,
+    /// Rounded to f32.
+    pub max_abs: f64,
+}
+
+/// Passes over two tensors of the same length, with the machine's widest vectors; none where an element
+/// or a difference is not finite in f32.
+pub(super) fn short(a: &[f32], b: &[f32]) -> Option<Short> {
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,fma")]
+        fn avx512(a: &[f32], b: &[f32]) -> Short {
+            sums::<true>(a, b)
+        }
+        #[target_feature(enable = "avx2,fma")]
+        fn avx2(a: &[f32], b: &[f32]) -> Short {
+            sums::<true>(a, b)
+        }
+        let fma = is_x86_feature_detected!("fma");
+        if is_x86_feature_detected!("avx512f") && fma {
+            // SAFETY: the processor has just been asked for both features
+            #[allow(unsafe_code)]
+            return finite(unsafe { avx512(a, b) });
+        }
+        if is_x86_feature_detected!("avx2") && fma {
+            // SAFETY: the processor has just been asked for both features
+            #[allow(unsafe_code)]
+            return finite(unsafe { avx2(a, b) });
+        }
+    }
+    finite(sums::<false>(a, b))
+}
+
+/// A NaN or an infinity in either tensor is one in its sum of squares, which the squares of finite f32 never are.
+fn finite(short: Short) -> Option<Short> {
+    let all = [short.aa, short.bb, short.max_abs];
+    all.iter().all(|x| x.is_finite()).then_some(short)
+}
+
+/// `FMA` says whether the machine multiplies and adds in one instruction: of products of two f32, which f64 holds, the
+/// same number.
+#[inline(always)]
+pub(super) fn sums<const FMA: bool>(a: &[f32], b: &[f32]) -> Short {
+    let mut sums = Lanes::NONE;
+    let mut apart = 0;
+    for (a, b) in a.chunks(GROUP).zip(b.chunks(GROUP)) {
+        sums.add::<FMA>(a, b);
+        apart = apart.max(largest(a, b));
+    }
+    // The compiler makes vectors of what is stored as arrays.
+    let sums = black_box(sums);
+    Short {
+        dot: total(&sums.dot),
+        aa: total(&sums.aa),
+        bb: total(&sums.bb),
+        dd: total(&sums.dd),
+        max_abs: f32::from_bits(apart).into(),
+    }
+}
+
+/// The bits of the largest distance of two elements.
+#[inline(always)]
+fn largest(a: &[f32], b: &[f32]) -> u32 {
+    let mut largest = 0;
+    for (&x, &y) in a.iter().zip(b) {
+        largest = largest.max(x.apart(y).bits());
+    }
+    largest
+}
+
+#[derive(Clone, Copy)]
+struct Lanes {
+    dot: [f64; LANES],
+    aa: [f64; LANES],
+    bb: [f64; LANES],
+    dd: [f64; LANES],
+}
+
+impl Lanes {
+    const NONE: Self = Self {
+        dot: [0.0; LANES],
+        aa: [0.0; LANES],
+        bb: [0.0; LANES],
+        dd: [0.0; LANES],
+    };
+
+    #[inline(always)]
+    fn add<const FMA: bool>(&mut self, a: &[f32], b: &[f32]) {
+        let mut s = *self;
+        let plus = |sum: f64, x: f64, y: f64| if FMA { x.mul_add(y, sum) } else { sum + x * y };
+        let mut step = |lane: usize, x: f64, y: f64| {
+            let d = y - x;
+            s.dot[lane] = plus(s.dot[lane], x, y);
+            s.aa[lane] = plus(s.aa[lane], x, x);
+            s.bb[lane] = plus(s.bb[lane], y, y);
+            s.dd[lane] += d * d;
+        };
+        let (chunks_a, tail_a) = a.as_chunks::<LANES>();
+        let (chunks_b, tail_b) = b.as_chunks::<LANES>();
+        for (x, y) in chunks_a.iter().zip(chunks_b) {
+            ahead(x.as_ptr());
+            ahead(y.as_ptr());
+            for lane in 0..LANES {
+                step(lane, x[lane].value(), y[lane].value());
+            }
+        }
+        if !tail_a.is_empty() {
+            // Two zeros add nothing.
+            let (mut x, mut y) = ([0.0f32; LANES], [0.0f32; LANES]);
+            x[..tail_a.len()].copy_from_slice(tail_a);
+            y[..tail_b.len()].copy_from_slice(tail_b);
+            for lane in 0..LANES {
+                step(lane, x[lane].value(), y[lane].value());
+            }
+        }
+        *self = s;
+    }
+}
