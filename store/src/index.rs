@@ -16,6 +16,8 @@ use std::time::Duration;
 const VERSION: i64 = 2;
 /// "bntd": tells our file from a database of someone else's that has the same name.
 const APPLICATION_ID: i64 = 0x626e_7464;
+/// Bytes of a page.
+const PAGE: i64 = 16 << 10;
 /// How long one process waits for another that is indexing.
 const BUSY: Duration = Duration::from_secs(120);
 
@@ -121,6 +123,8 @@ fn open(place: &Place) -> rusqlite::Result<Connection> {
         Place::Memory(uri) => Connection::open_with_flags(uri, flags | OpenFlags::SQLITE_OPEN_URI)?,
     };
     sql.busy_timeout(BUSY)?;
+    // Of a new file: packed rows are blobs of many pages, which are read one by one.
+    sql.pragma_update(None, "page_size", PAGE)?;
     sql.pragma_update(None, "foreign_keys", true)?;
     // The file may come from anyone: nothing in its schema may call functions with side effects.
     sql.pragma_update(None, "trusted_schema", false)?;
