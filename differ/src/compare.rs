@@ -263,25 +263,44 @@ struct Judge<'a> {
     hashes: AtomicU64,
 }
 
+/// A pair whose elements are to be read.
+struct Pair<'a> {
+    rows: (usize, usize),
+    metas: (Meta<'a>, Meta<'a>),
+}
+
+/// What token ids and metadata tell of a step.
+enum Known<'a> {
+    Outcome(Outcome),
+    Pair(Pair<'a>),
+}
+
 impl Judge<'_> {
-    /// The outcome of a step whose elements need not be read.
-    fn at_once(&self, step: &Step) -> Option<Outcome> {
+    /// What is known of a step before any element is read.
+    fn open(&self, step: &Step) -> Known<'_> {
         let (l, r) = match (step.left, step.right) {
             (Some(l), Some(r)) => (l, r),
-            (None, _) => return Some(Outcome::plain(Verdict::MissingLeft)),
-            _ => return Some(Outcome::plain(Verdict::MissingRight)),
+            (None, _) => return Known::Outcome(Outcome::plain(Verdict::MissingLeft)),
+            _ => return Known::Outcome(Outcome::plain(Verdict::MissingRight)),
         };
         let from = self.ids.differs_from(step.key.request);
         if let Some(from) = from.filter(|&from| step.key.seq >= from) {
-            return Some(Outcome::incomparable(Reason::TokenIds { from }));
+            return Known::Outcome(Outcome::incomparable(Reason::TokenIds { from }));
         }
-        by_metadata(self.left.records.meta(l), self.right.records.meta(r))
+        let pair = Pair {
+            rows: (l, r),
+            metas: (self.left.records.meta(l), self.right.records.meta(r)),
+        };
+        match by_metadata(pair.metas.0, pair.metas.1) {
+            Some(outcome) => Known::Outcome(outcome),
+            None => Known::Pair(pair),
+        }
     }
 
-    /// The outcome of a step that has both sides, by their elements, with all measures if they are asked for.
-    fn by_elements(&self, step: &Step, (l, r): (usize, usize), all: bool) -> Result<Outcome, Error> {
+    /// The outcome of a pair, by its elements, with all measures if they are asked for.
+    fn by_elements(&self, step: &Step, pair: &Pair<'_>, all: bool) -> Result<Outcome, Error> {
         let (left, right) = (self.left.records, self.right.records);
-        let (a, b) = (left.meta(l), right.meta(r));
+        let ((l, r), (a, b)) = (pair.rows, pair.metas);
         let tolerance = &self.options.tolerance;
         let (gates, _) = tolerance.gates(a.stage, a.layer, [a.dtype, b.dtype]);
         let nan_equal = self.options.nan_equal;
@@ -313,9 +332,9 @@ impl Judge<'_> {
                 None => {}
             }
         }
-        match (self.at_once(step), step.left, step.right) {
-            (None, Some(l), Some(r)) => self.by_elements(step, (l, r), false),
-            (known, ..) => Ok(known.unwrap_or_else(|| Outcome::plain(Verdict::MissingRight))),
+        match self.open(step) {
+            Known::Pair(pair) => self.by_elements(step, &pair, false),
+            Known::Outcome(outcome) => Ok(outcome),
         }
     }
 }
@@ -364,7 +383,12 @@ impl Comparison<'_> {
         };
         self.outcomes[step].distance?;
         let step = &self.plan.steps[step];
-        let outcome = judge.by_elements(step, (step.left?, step.right?), true);
+        let (l, r) = (step.left?, step.right?);
+        let pair = Pair {
+            rows: (l, r),
+            metas: (self.left.records.meta(l), self.right.records.meta(r)),
+        };
+        let outcome = judge.by_elements(step, &pair, true);
         outcome.ok()?.metrics.map(|metrics| *metrics)
     }
 

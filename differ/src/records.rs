@@ -2,7 +2,7 @@
 
 use crate::mapping::{Convention, Naming};
 use bitnet_trace_schema::{DType, Manifest, RecordMeta, quant};
-use bitnet_trace_store::{Filter, Meta, Rows, Run, StoreError, TensorRef, Traces};
+use bitnet_trace_store::{Filter, Meta, Rows, Run, StoreError, Stretches, TensorRef, Traces};
 use std::{borrow::Cow, panic::resume_unwind, thread};
 
 /// The records of one run, or those of them that a filter takes.
@@ -19,6 +19,11 @@ pub trait Records: Sync {
 
     /// The scalar columns of record `row`.
     fn meta(&self, row: usize) -> Meta<'_>;
+
+    /// Number of elements of record `row`, as its metadata have it.
+    fn num_elements(&self, row: usize) -> i64 {
+        self.meta(row).num_elements
+    }
 
     /// Whether the rows are known to be numbered by request and position.
     fn is_by_position(&self) -> bool {
@@ -65,14 +70,20 @@ pub trait Records: Sync {
         Ok(None)
     }
 
-    /// Says that the elements of these records are going to be read: all at once, that costs less.
-    fn ahead(&self, rows: &[usize]) {
+    /// Where the elements of these records lie, if they lie in mapped files.
+    fn stretches(&self, rows: &[usize]) -> Stretches {
         let _ = rows;
+        Stretches::default()
     }
 
-    /// Says that the elements of these records were read and need not stay in memory.
-    fn done(&self, rows: &[usize]) {
-        let _ = rows;
+    /// Says that the elements in these stretches are going to be read: all at once, that costs less.
+    fn ahead(&self, stretches: &Stretches) {
+        let _ = stretches;
+    }
+
+    /// Says that the elements in these stretches were read and need not stay in memory.
+    fn done(&self, stretches: &Stretches) {
+        let _ = stretches;
     }
 }
 
@@ -83,6 +94,10 @@ impl<R: Records + ?Sized> Records for &R {
 
     fn meta(&self, row: usize) -> Meta<'_> {
         (**self).meta(row)
+    }
+
+    fn num_elements(&self, row: usize) -> i64 {
+        (**self).num_elements(row)
     }
 
     fn is_by_position(&self) -> bool {
@@ -113,12 +128,16 @@ impl<R: Records + ?Sized> Records for &R {
         (**self).has_hash(row)
     }
 
-    fn ahead(&self, rows: &[usize]) {
-        (**self).ahead(rows);
+    fn stretches(&self, rows: &[usize]) -> Stretches {
+        (**self).stretches(rows)
     }
 
-    fn done(&self, rows: &[usize]) {
-        (**self).done(rows);
+    fn ahead(&self, stretches: &Stretches) {
+        (**self).ahead(stretches);
+    }
+
+    fn done(&self, stretches: &Stretches) {
+        (**self).done(stretches);
     }
 }
 
@@ -254,6 +273,10 @@ impl Records for StoredRecords {
         self.rows.meta(row)
     }
 
+    fn num_elements(&self, row: usize) -> i64 {
+        self.rows.num_elements(row)
+    }
+
     fn is_by_position(&self) -> bool {
         true
     }
@@ -277,12 +300,16 @@ impl Records for StoredRecords {
         Ok(tensor.has_hash(&self.rows.meta(row).blake3()))
     }
 
-    fn ahead(&self, rows: &[usize]) {
-        self.run.ahead(rows.iter().map(|&row| self.rows.at(row)));
+    fn stretches(&self, rows: &[usize]) -> Stretches {
+        self.run.stretches(rows.iter().map(|&row| self.rows.at(row)))
     }
 
-    fn done(&self, rows: &[usize]) {
-        self.run.done(rows.iter().map(|&row| self.rows.at(row)));
+    fn ahead(&self, stretches: &Stretches) {
+        self.run.ahead(stretches);
+    }
+
+    fn done(&self, stretches: &Stretches) {
+        self.run.done(stretches);
     }
 }
 

@@ -63,7 +63,7 @@ pub use meta::Meta;
 pub use records::{Filter, Row};
 pub use recover::{RecoverOptions, RecoverOutcome, RecoverReport, recover, runs_in};
 pub use rows::{At, Rows};
-pub use run::Run;
+pub use run::{Run, Stretches};
 pub use rusqlite;
 pub use tensor::TensorRef;
 pub use traces::Traces;

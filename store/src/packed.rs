@@ -323,6 +323,10 @@ impl PartRows {
         Fixed::read(&self.rows()[row]).order()
     }
 
+    pub(crate) fn num_elements(&self, row: usize) -> i64 {
+        self.kinds[half(&self.rows()[row], 0) as usize].num_elements
+    }
+
     pub(crate) fn meta(&self, row: usize) -> Meta<'_> {
         let bytes = &self.rows()[row];
         let row = Fixed::read(bytes);

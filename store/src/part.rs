@@ -19,6 +19,9 @@ pub(crate) struct PartMap {
     map: Arc<Mmap>,
 }
 
+/// Where the page cache holds a file in pages this large, they are mapped as such.
+const LARGE_PAGE: usize = 2 << 20;
+
 /// The map, as what `Bytes` owns.
 struct Owner(Arc<Mmap>);
 
@@ -65,7 +68,15 @@ impl PartMap {
     }
 
     /// Gives back the pages of these bytes: they stay in the page cache, and no longer count as this process's memory.
+    /// Of a long stretch large pages are given back whole, by whoever is done with their end: to take one apart costs
+    /// more than it is worth.
     pub(crate) fn release(&self, bytes: Range<usize>) {
+        let large = |at: usize| at.saturating_sub((self.map.as_ptr().addr() + at) % LARGE_PAGE);
+        let bytes = match bytes.len() {
+            0..LARGE_PAGE => bytes,
+            _ if bytes.end == self.map.len() => large(bytes.start)..bytes.end,
+            _ => large(bytes.start)..large(bytes.end),
+        };
         // SAFETY: the map is of a file, shared and read only: a page that is given back is read from the file again
         // when it is touched, and has the same bytes
         let _ = unsafe {

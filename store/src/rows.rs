@@ -86,6 +86,15 @@ impl Rows {
         part.meta(row)
     }
 
+    /// Number of elements of record `row`.
+    ///
+    /// # Panics
+    /// If there are not so many records.
+    pub fn num_elements(&self, row: usize) -> i64 {
+        let (part, row) = self.place(row);
+        part.num_elements(row)
+    }
+
     /// Where the elements of record `row` are.
     ///
     /// # Panics

@@ -32,6 +32,10 @@ struct OpenPart {
     part: OnceLock<Part>,
 }
 
+/// Where the values of some records of a [`Run`] lie in its parts.
+#[derive(Debug, Clone, Default)]
+pub struct Stretches(Vec<(u32, Range<usize>)>);
+
 impl Run {
     /// Opens a run's directory (`…/run=NAME`), or the newest run of a database: [`Run::name`] tells which.
     ///
@@ -190,42 +194,42 @@ impl Run {
         Ok(tensor::floats(&map.bytes[place]))
     }
 
-    /// Says that the values of these records are going to be read: their pages are mapped at once, where they lie
-    /// together.
-    pub fn ahead(&self, records: impl IntoIterator<Item = At>) {
-        self.each_stretch(records, PartMap::populate);
-    }
-
-    /// Says that the values of these records were read: their pages no longer count as this process's memory.
-    pub fn done(&self, records: impl IntoIterator<Item = At>) {
-        self.each_stretch(records, PartMap::release);
-    }
-
-    /// Calls `f` with the stretches of the parts in which the values of these records lie. What is wrong with a row is told
-    /// by who reads it.
-    fn each_stretch(&self, records: impl IntoIterator<Item = At>, f: fn(&PartMap, Range<usize>)) {
-        let mut stretch: Option<(&PartMap, Range<usize>)> = None;
+    /// Where the values of these records lie, as stretches of the parts. What is wrong with a row is told by who reads it.
+    pub fn stretches(&self, records: impl IntoIterator<Item = At>) -> Stretches {
+        let mut all: Vec<(u32, Range<usize>)> = Vec::new();
         for at in records {
-            let Ok(Some((map, place))) = self.values_of(at) else {
+            let Ok(Some((_, place))) = self.values_of(at) else {
                 continue;
             };
-            match &mut stretch {
-                Some((of, all))
-                    if std::ptr::eq(*of, map)
-                        && place.start <= all.end.saturating_add(MOST_BETWEEN)
-                        && all.start <= place.end.saturating_add(MOST_BETWEEN) =>
+            match all.last_mut() {
+                Some((of, last))
+                    if *of == at.part
+                        && place.start <= last.end.saturating_add(MOST_BETWEEN)
+                        && last.start <= place.end.saturating_add(MOST_BETWEEN) =>
                 {
-                    *all = all.start.min(place.start)..all.end.max(place.end);
+                    *last = last.start.min(place.start)..last.end.max(place.end);
                 }
-                _ => {
-                    if let Some((of, all)) = stretch.replace((map, place)) {
-                        f(of, all);
-                    }
-                }
+                _ => all.push((at.part, place)),
             }
         }
-        if let Some((of, all)) = stretch {
-            f(of, all);
+        Stretches(all)
+    }
+
+    /// Says that the values in these stretches are going to be read: their pages are mapped at once.
+    pub fn ahead(&self, stretches: &Stretches) {
+        self.each(stretches, PartMap::populate);
+    }
+
+    /// Says that the values in these stretches were read: their pages no longer count as this process's memory.
+    pub fn done(&self, stretches: &Stretches) {
+        self.each(stretches, PartMap::release);
+    }
+
+    fn each(&self, stretches: &Stretches, f: fn(&PartMap, Range<usize>)) {
+        for (part, bytes) in &stretches.0 {
+            if let Some(map) = self.parts.get(part).and_then(|part| part.map.get()) {
+                f(map, bytes.start..bytes.end.min(map.bytes.len()));
+            }
         }
     }
 

@@ -28,9 +28,9 @@ pub fn open(database: &Path, right: &str) -> Fallible<(StoredRecords, StoredReco
 /// Seconds for opening two runs, comparing them, and making the report.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Times {
-    open: f64,
-    compare: f64,
-    report: f64,
+    pub open: f64,
+    pub compare: f64,
+    pub report: f64,
 }
 
 impl Times {

@@ -1,13 +1,13 @@
 //! Pairs, shared out to threads.
 
-use super::{Judge, Stopped, Until};
+use super::{Judge, Known, Stopped, Until};
 use crate::{
     Error,
     judge::{Outcome, Verdict},
     plan::{Step, Steps},
 };
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -42,6 +42,23 @@ struct Piece {
     start: usize,
     steps: Vec<Step>,
     outcomes: Vec<Outcome>,
+}
+
+/// What was judged, from the first step on: a piece that comes early waits for those before it.
+struct InOrder {
+    steps: Vec<Step>,
+    outcomes: Vec<Outcome>,
+    early: BTreeMap<usize, Piece>,
+}
+
+impl InOrder {
+    fn push(&mut self, piece: Piece) {
+        self.early.insert(piece.start, piece);
+        while let Some(mut next) = self.early.remove(&self.steps.len()) {
+            self.steps.append(&mut next.steps);
+            self.outcomes.append(&mut next.outcomes);
+        }
+    }
 }
 
 /// What the threads share.
@@ -82,12 +99,16 @@ pub(super) fn judge(
         end: Mutex::default(),
     };
     let done = AtomicUsize::new(0);
-    let pieces = Mutex::new(Vec::new());
+    let judged = Mutex::new(InOrder {
+        steps: Vec::with_capacity(most),
+        outcomes: Vec::with_capacity(most),
+        early: BTreeMap::new(),
+    });
     let take_all = || {
         while let Some(mut piece) = work.next() {
             work.piece(&mut piece);
             let pairs = piece.steps.len();
-            locked(&pieces).push(piece);
+            locked(&judged).push(piece);
             progress(done.fetch_add(pairs, Ordering::Relaxed) + pairs);
         }
     };
@@ -108,13 +129,11 @@ pub(super) fn judge(
     {
         return Err(error);
     }
-    let mut pieces = inner(pieces);
-    pieces.sort_unstable_by_key(|piece| piece.start);
-    let (mut steps, mut outcomes) = (Vec::with_capacity(rest.taken), Vec::with_capacity(rest.taken));
-    for mut piece in pieces {
-        steps.append(&mut piece.steps);
-        outcomes.append(&mut piece.outcomes);
-    }
+    let InOrder {
+        mut steps,
+        mut outcomes,
+        ..
+    } = inner(judged);
     let stopped = end.position.and_then(|last| {
         let kept = steps.partition_point(|step| place(step) <= last);
         let not_compared = steps.len() - kept + rest.planned.len() + rest.ahead.left();
@@ -149,7 +168,7 @@ impl Work<'_> {
             let Some(step) = rest.planned.pop_front_if(|step| wanted(step)) else {
                 break;
             };
-            let elements = step.left.map_or(0, |row| left.meta(row).num_elements);
+            let elements = step.left.map_or(0, |row| left.num_elements(row));
             bytes = elements.max(0).saturating_mul(4).saturating_add(bytes);
             steps.push(step);
         }
@@ -166,25 +185,32 @@ impl Work<'_> {
 
     fn piece(&self, piece: &mut Piece) {
         let (left, right) = (self.judge.left.records, self.judge.right.records);
-        let verify = self.judge.options.verify;
-        // What cannot be told at once is read, all of it together.
+        // What is not known at once is read, all of it together.
         let (mut open, mut l, mut r) = (Vec::new(), Vec::new(), Vec::new());
         for (i, (step, outcome)) in piece.steps.iter().zip(&mut piece.outcomes).enumerate() {
-            let known = self.judge.at_once(step);
-            if known.is_none() || verify {
-                open.push(i);
+            let pair = match self.judge.open(step) {
+                Known::Outcome(known) => {
+                    *outcome = known;
+                    None
+                }
+                Known::Pair(pair) => Some(pair),
+            };
+            if pair.is_some() || self.judge.options.verify {
+                open.push((i, pair));
                 l.extend(step.left);
                 r.extend(step.right);
             }
-            if let Some(known) = known {
-                *outcome = known;
-            }
         }
-        left.ahead(&l);
-        right.ahead(&r);
-        for i in open {
+        let stretches = (left.stretches(&l), right.stretches(&r));
+        left.ahead(&stretches.0);
+        right.ahead(&stretches.1);
+        for (i, pair) in open {
             let step = &piece.steps[i];
-            match self.one(step) {
+            let judged = match pair {
+                Some(pair) if !self.judge.options.verify => self.judge.by_elements(step, &pair, false),
+                _ => self.judge.verified(step),
+            };
+            match judged {
                 Ok(judged) => {
                     piece.outcomes[i] = Outcome {
                         metrics: None,
@@ -203,21 +229,14 @@ impl Work<'_> {
                 end.position = Some(end.position.map_or(place(step), |last| last.min(place(step))));
             }
         }
-        left.done(&l);
-        right.done(&r);
+        left.done(&stretches.0);
+        right.done(&stretches.1);
     }
 
     fn failed(&self, at: usize, place: Place, error: Error) {
         let mut end = locked(&self.end);
         if end.failed.as_ref().is_none_or(|(first, ..)| at < *first) {
             end.failed = Some((at, place, error));
-        }
-    }
-
-    fn one(&self, step: &Step) -> Result<Outcome, Error> {
-        match (self.judge.options.verify, step.left, step.right) {
-            (false, Some(l), Some(r)) => self.judge.by_elements(step, (l, r), false),
-            _ => self.judge.verified(step),
         }
     }
 }

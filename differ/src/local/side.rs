@@ -70,7 +70,8 @@ impl<'a> Indexed<'a> {
         let mut rows: Vec<usize> = taken.flat_map(|(_, rows)| rows.values().copied()).collect();
         // As they lie in the parts.
         rows.sort_unstable();
-        self.side.records.done(&rows);
+        let records = self.side.records;
+        records.done(&records.stretches(&rows));
     }
 
     /// Every token that has a record.

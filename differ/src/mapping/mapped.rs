@@ -3,7 +3,7 @@
 use super::{Convention, Mapping, MappingError, Which, head_major};
 use crate::records::{Elements, Records};
 use bitnet_trace_schema::{DType, LAYER_ALL, LAYER_MODEL, RecordMeta, StageGraph, StageScope, Stats, Text};
-use bitnet_trace_store::{Filter, Meta, StoreError};
+use bitnet_trace_store::{Filter, Meta, StoreError, Stretches};
 use serde::Serialize;
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -172,12 +172,16 @@ impl<R: Records> Records for Mapped<R> {
         self.inner.has_hash(self.row(row))
     }
 
-    fn ahead(&self, rows: &[usize]) {
-        self.inner.ahead(&self.rows(rows));
+    fn stretches(&self, rows: &[usize]) -> Stretches {
+        self.inner.stretches(&self.rows(rows))
     }
 
-    fn done(&self, rows: &[usize]) {
-        self.inner.done(&self.rows(rows));
+    fn ahead(&self, stretches: &Stretches) {
+        self.inner.ahead(stretches);
+    }
+
+    fn done(&self, stretches: &Stretches) {
+        self.inner.done(stretches);
     }
 
     fn recorded(&self, row: usize) -> Meta<'_> {
