@@ -2,9 +2,10 @@
 
 use crate::{
     compare::{Comparison, Status},
-    floor::scan::median,
+    floor::scan::{median, scan, stretch},
     judge::Verdict,
     num,
+    plan::Key,
     records::Side,
     report::{Labels, Note, RunView, Runs, Worst},
     rounding::{Rounding, Rounds},
@@ -73,6 +74,8 @@ pub struct LocalReport {
     pub left: String,
     /// The run that it was replayed into.
     pub right: String,
+    /// The first record, in causal order, that is beyond what rounding explains.
+    pub first: Option<Key>,
     /// Every stage that both runs have, in causal order.
     pub stages: Vec<LocalStage>,
     /// What was replayed.
@@ -103,10 +106,11 @@ pub struct LocalStage {
     /// What rounds the stage's numbers, and how far that explains.
     #[serde(flatten)]
     pub rounding: Rounding,
-    /// What was held against the limit: the worst record, or the largest median of a layer.
+    /// What was held against the limit: the worst record; where medians are judged, the largest of a layer, or of a few
+    /// positions of it that are beyond any chance.
     #[serde(serialize_with = "num::json")]
     pub judged: f64,
-    /// The layer of that median.
+    /// The layer of that median; none where no medians are judged.
     pub layer: Option<i32>,
     /// The verdict.
     pub verdict: LocalVerdict,
@@ -138,14 +142,20 @@ impl LocalReport {
                 by_stage.entry((rank, stage)).or_default().push(i);
             }
         }
-        let stages: Vec<_> = (by_stage.into_iter())
-            .map(|((_, stage), steps)| summary(comparison, stage, &steps, Rounding::of(stage, manifests)))
-            .collect();
+        let mut first = None;
+        let mut stages = Vec::new();
+        for ((_, stage), steps) in by_stage {
+            let rounding = Rounding::of(stage, manifests);
+            let begins = begins(comparison, &steps, rounding);
+            first = first.into_iter().chain(begins).min();
+            stages.push(summary(comparison, stage, &steps, rounding));
+        }
         let beyond = stages.iter().any(|s| s.verdict == LocalVerdict::Beyond);
         Some(Self {
             status: if beyond { Status::Diverged } else { Status::Ok },
             left: left.name.to_owned(),
             right: right.name.to_owned(),
+            first: first.map(|step| comparison.key(step).clone()),
             stages,
             replay,
             runs: Runs {
@@ -157,32 +167,81 @@ impl LocalReport {
     }
 }
 
-fn summary(comparison: &Comparison<'_>, stage: &str, steps: &[usize], rounding: Rounding) -> LocalStage {
-    let mut all = Vec::with_capacity(steps.len());
-    let mut layers: BTreeMap<i32, Vec<f64>> = BTreeMap::new();
+/// The errors of some steps. A NaN of either sign is the largest of all.
+fn errors(comparison: &Comparison<'_>, steps: &[usize]) -> Vec<f64> {
+    let error = |&i: &usize| comparison.outcomes[i].rel_l2().filter(|error| !error.is_nan());
+    let errors = steps.iter().map(error);
+    errors.map(|error| error.unwrap_or(f64::NAN)).collect()
+}
+
+/// The steps of one stage, by layer.
+fn by_layer(comparison: &Comparison<'_>, steps: &[usize]) -> BTreeMap<i32, Vec<usize>> {
+    let mut layers: BTreeMap<i32, Vec<usize>> = BTreeMap::new();
     for &i in steps {
-        let error = comparison.outcomes[i].rel_l2().unwrap_or(f64::NAN);
-        all.push(error);
-        layers
-            .entry(comparison.plan.steps[i].key.layer)
-            .or_default()
-            .push(error);
+        layers.entry(comparison.key(i).layer).or_default().push(i);
     }
+    layers
+}
+
+/// The first step of a stage that its rounding does not explain. Where medians are judged, single records are beyond the
+/// limit by chance: there it is where most of what follows is beyond it.
+fn begins(comparison: &Comparison<'_>, steps: &[usize], rounding: Rounding) -> Option<usize> {
+    let of_layer = |steps: Vec<usize>| {
+        let errors = errors(comparison, &steps);
+        rounding.begins(&errors).map(|at| steps[at])
+    };
+    by_layer(comparison, steps)
+        .into_values()
+        .filter_map(of_layer)
+        .min()
+}
+
+impl Rounding {
+    /// What of a layer's errors is held against the limit. What is not finite is no rounding, however rare.
+    fn judged(self, errors: &[f64]) -> f64 {
+        let worst = errors.iter().copied().max_by(f64::total_cmp).unwrap_or(0.0);
+        match self.limit_of_few() {
+            Some(limit) if worst.is_finite() => {
+                let few = scan(errors);
+                let all = median(&mut errors.to_vec()).unwrap_or(0.0);
+                if few > limit { few } else { all }
+            }
+            _ => worst,
+        }
+    }
+
+    /// Where errors in causal order begin to be beyond the limit.
+    fn begins(self, errors: &[f64]) -> Option<usize> {
+        let limit = self.limit?;
+        let is_beyond = |limit: f64| move |error: &f64| error.is_nan() || *error > limit;
+        if !is_beyond(limit)(&self.judged(errors)) {
+            return None;
+        }
+        let Some(few) = self.limit_of_few() else {
+            return errors.iter().position(is_beyond(limit));
+        };
+        // Where few are off, a record beside them that is beyond the lower limit may be so by chance.
+        let all = median(&mut errors.to_vec()).is_some_and(|median| is_beyond(limit)(&median));
+        let limit = if all { limit } else { few };
+        let beyond: Vec<bool> = errors.iter().map(is_beyond(limit)).collect();
+        stretch(&beyond).map(|(from, _)| from)
+    }
+}
+
+fn summary(comparison: &Comparison<'_>, stage: &str, steps: &[usize], rounding: Rounding) -> LocalStage {
+    let mut all = errors(comparison, steps);
     all.sort_unstable_by(f64::total_cmp);
     let quantile = |q: f64| {
         let at = (q * all.len() as f64).ceil() as usize;
         all.get(at.max(1) - 1).copied().unwrap_or(0.0)
     };
-    let (judged, layer) = match rounding.is_of_medians() {
-        false => (quantile(1.0), None),
-        true => {
-            let medians = layers
-                .iter_mut()
-                .filter_map(|(&layer, errors)| Some((median(errors)?, layer)));
-            let most = medians.max_by(|a, b| a.0.total_cmp(&b.0));
-            most.map_or((0.0, None), |(median, layer)| (median, Some(layer)))
-        }
-    };
+    let layers = by_layer(comparison, steps);
+    let judged = layers
+        .iter()
+        .map(|(&layer, steps)| (rounding.judged(&errors(comparison, steps)), layer));
+    let most = judged.max_by(|a, b| a.0.total_cmp(&b.0));
+    let (judged, layer) = most.map_or((0.0, None), |(judged, layer)| (judged, Some(layer)));
+    let layer = layer.filter(|_| rounding.is_of_medians());
     let verdict = match rounding.limit {
         None => LocalVerdict::Unknown,
         // a NaN is beyond
@@ -271,6 +330,11 @@ mod tests {
             let comparison = compare(&left, &right, &graph, &options, &|_, _| ()).expect("compared");
             let report = LocalReport::of(&comparison).expect("replayed");
             assert_eq!(report.status == Status::Diverged, beyond);
+            let first = report
+                .first
+                .as_ref()
+                .map(|key| (key.seq, key.layer, key.stage.as_str()));
+            assert_eq!(first, beyond.then_some((0, 1, "attn_norm")));
             let [norm, product, out] = &report.stages[..] else {
                 panic!("{report:?}")
             };
@@ -286,6 +350,33 @@ mod tests {
             assert!(text.lines().all(|l| l.chars().count() <= 80), "{text}");
             assert_eq!(text.contains("beyond rounding in attn_norm"), beyond, "{text}");
         }
+    }
+
+    #[test]
+    fn a_product_is_off_from_where_most_records_are_and_never_for_one_that_is_off_by_chance() {
+        let product = Rounding {
+            rounds: Rounds::Activations,
+            limit: Some(crate::rounding::ACTIVATIONS),
+        };
+        let chance = [1e-2, 1e-3, 1e-3, 1e-3, 1e-3, 1e-3, 1e-3];
+        assert_eq!((product.judged(&chance), product.begins(&chance)), (1e-3, None));
+        let later = [1e-2, 1e-3, 1e-3, 4e-3, 4e-3, 4e-3, 4e-3];
+        assert_eq!((product.judged(&later), product.begins(&later)), (4e-3, Some(3)));
+        let decoding = [1e-2, 1e-3, 1e-3, 1e-3, 1e-3, 1e-3, 1e-2, 3e-2, 3e-2, 4e-2];
+        assert_eq!(
+            (product.judged(&decoding), product.begins(&decoding)),
+            (3e-2, Some(7))
+        );
+        let nan = [1e-3, 1e-3, f64::NAN, 1e-3];
+        assert_eq!(
+            (product.judged(&nan).is_nan(), product.begins(&nan)),
+            (true, Some(2))
+        );
+        let float = Rounding {
+            rounds: Rounds::Float,
+            limit: Some(crate::rounding::FLOAT),
+        };
+        assert_eq!(float.begins(&[1e-7, 3e-6, 1e-7]), Some(1));
     }
 
     #[test]

@@ -23,6 +23,13 @@ pub fn cross(report: &LocalReport) -> String {
         ),
     };
     line(&mut out, wrap("", &told));
+    if let Some(first) = &report.first {
+        let place = format!(
+            "  first at seq={}, layer={}, stage={}",
+            first.seq, first.layer, first.stage
+        );
+        line(&mut out, wrap("", &place));
+    }
     line(&mut out, "");
     let width = report
         .stages
@@ -47,7 +54,7 @@ pub fn cross(report: &LocalReport) -> String {
     }
     line(&mut out, "");
     let text = "  Relative L2 of each stage's output, given the same inputs. Judged is the worst record or, of products with \
-                8-bit activations, the largest median of a layer.";
+                8-bit activations, the largest median of a layer, or of a few positions that are beyond any chance.";
     line(&mut out, wrap("", text));
     let replay = &report.replay;
     let counts = format!(
