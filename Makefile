@@ -50,7 +50,7 @@ story: ## the demo's four steps, without set-up: each must end as told (after `m
 readers: ## DuckDB, pandas and Polars read the demo's parts (after `make story`)
 	target/venv/bin/python -m unittest discover -s scripts/tests -v
 
-corpus: release ## plant every class of fault in the Rust engine: do `first` and `judge` name each one's place? [MODEL=SmolLM2-F32|...] [WRITE=1 for docs/FAULTS.md]
+corpus: release ## plant every class of fault in the Rust engine: do `first`, `judge` and `cross` name each one's place? [MODEL=SmolLM2-F32|...] [WRITE=1 for docs/FAULTS.md]
 	@scripts/setup.sh cpp bitnet models >/dev/null
 	target/release/xtask corpus $(if $(MODEL),--model $(MODEL)) $(if $(WRITE),--write docs/FAULTS.md)
 

@@ -19,7 +19,7 @@ use cases::{Case, cases};
 use report::Report;
 use rules::{Audited, Judge, Rule, Told};
 use serde_json::Value;
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 /// A fault that should have been found was not, or not at its place.
 const EXIT_MISSED: u8 = 1;
@@ -39,10 +39,10 @@ pub struct Args {
     /// Decides the numbers that are drawn
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
-    /// Have the propagated rule judge by this floor, in place of one that is measured on other prompts
+    /// Have `first` judge by this floor, in place of one that is measured on other prompts
     #[arg(long, value_name = "FILE", conflicts_with = "rel_l2")]
     floor: Option<PathBuf>,
-    /// Have the propagated rule judge by this relative L2, in place of a floor
+    /// Have `first` judge by this relative L2 alone, in place of a floor and of the records' own inputs
     #[arg(long, value_name = "X")]
     rel_l2: Option<String>,
     /// Keep the runs here while they are needed, at most 600 MB [default: target]
@@ -142,15 +142,15 @@ struct Corpus {
     model: &'static Model,
     lab: Lab,
     file: PathBuf,
-    /// What the propagated rule judges by: options of `first`, and the floor where it is one.
-    propagated: [String; 2],
+    /// What `first` judges by: options, and the floor where it is one.
+    limit: [String; 2],
     floor: Option<Floor>,
     /// The rules of the referee, with the reference as each sees it. Where nothing is rounded, they are one.
     judges: Vec<(Rule, Judge, Audited)>,
     /// What is expected of rounding is told by the sound run.
     sound: Audited,
     ids: lab::Ids,
-    alarms: Vec<(Rule, Alarms)>,
+    alarms: BTreeMap<Rule, Alarms>,
 }
 
 impl Corpus {
@@ -162,31 +162,27 @@ impl Corpus {
         if model.is_quantised {
             judges.push((Rule::Local, Judge::new(&file, Activations::Exact)?));
         }
-        let mut alarms: Vec<(Rule, Alarms)> = Rule::ALL.map(|rule| (rule, Alarms::default())).into();
+        let mut alarms: BTreeMap<Rule, Alarms> = BTreeMap::new();
         let mut audit = |run: &str| -> Result<Vec<Audited>> {
             let mut all = Vec::new();
             for (rule, judge) in &judges {
                 let audited = judge.audit(&lab, run)?;
-                let mut alarms = alarms.iter_mut().filter(|(of, _)| of == rule);
-                alarms
-                    .by_ref()
-                    .for_each(|(_, count)| count.count(!judge.is_clean(&audited)));
+                alarms.entry(*rule).or_default().count(!judge.is_clean(&audited));
                 all.push(audited);
             }
             Ok(all)
         };
-        let engines = |names: [&str; 2], prompt: &str| -> Result<()> {
+        let activations = ["--activations", model.activations];
+        let mut replayed = Alarms::default();
+        let mut engines = |names: [&str; 2], prompt: &str| -> Result<()> {
             lab.record(names[0], model.cpp, &file, &Feed::Text(prompt), &[])?;
-            let ids = lab.ids(names[0])?;
-            lab.record(
-                names[1],
-                Engine::Rust,
-                &file,
-                &Feed::Ids(&ids),
-                &["--activations", model.activations],
-            )
+            let ids = Feed::Ids(&lab.ids(names[0])?);
+            lab.record(names[1], Engine::Rust, &file, &ids, &activations)?;
+            let (code, _) = lab.cross(names[0], Engine::Rust, &file, &ids, &activations)?;
+            replayed.count(code != 0);
+            Ok(())
         };
-        let propagated = match (&args.rel_l2, &args.floor) {
+        let limit = match (&args.rel_l2, &args.floor) {
             (Some(limit), _) => ["--rel-l2".to_owned(), limit.clone()],
             (None, Some(floor)) => ["--floor".to_owned(), floor.display().to_string()],
             (None, None) => {
@@ -207,7 +203,7 @@ impl Corpus {
         };
         let floor = match args.rel_l2 {
             Some(_) => None,
-            None => Some(Floor::from_toml(&std::fs::read_to_string(&propagated[1])?)?),
+            None => Some(Floor::from_toml(&std::fs::read_to_string(&limit[1])?)?),
         };
         engines(["reference", "sound"], PROMPTS[CALIBRATION])?;
         let reference = audit("reference")?;
@@ -216,7 +212,7 @@ impl Corpus {
             model,
             ids: lab.ids("reference")?,
             file,
-            propagated,
+            limit,
             floor,
             judges: judges
                 .into_iter()
@@ -227,8 +223,11 @@ impl Corpus {
             alarms,
             lab,
         };
-        let told = corpus.propagated("sound")?;
-        corpus.alarms[0].1.count(told.found);
+        corpus.alarms.insert(Rule::Replayed, replayed);
+        for rule in [Rule::Propagated, Rule::First] {
+            let told = corpus.first(rule, "sound")?;
+            corpus.alarms.entry(rule).or_default().count(told.found);
+        }
         Ok(corpus)
     }
 
@@ -275,27 +274,44 @@ impl Corpus {
             &Feed::Ids(&self.ids),
             &options,
         )?;
-        let mut told = vec![(Rule::Propagated, self.propagated("faulty")?)];
+        let mut told = vec![(Rule::Propagated, self.first(Rule::Propagated, "faulty")?)];
         let mut own = None;
         for (rule, judge, reference) in &self.judges {
             let faulty = judge.audit(&self.lab, "faulty")?;
             told.push((*rule, judge.told(reference, &faulty)));
             own.get_or_insert(faulty);
         }
+        told.push((Rule::Replayed, self.replayed(&options)?));
+        told.push((Rule::First, self.first(Rule::First, "faulty")?));
         let shown = self.shown(&case.fault, own.as_ref())?;
         self.lab.remove("faulty")?;
         Ok(Outcome { case, shown, told })
     }
 
-    /// What `first` says.
-    fn propagated(&self, run: &str) -> Result<Told> {
-        let [how, limit] = self.propagated.each_ref().map(String::as_str);
-        let options = [how, limit, "--local=never"];
+    /// What `first` says of a run: by its distance from the reference alone, or as a user runs it.
+    fn first(&self, rule: Rule, run: &str) -> Result<Told> {
+        let mut options: Vec<&str> = self.limit.iter().map(String::as_str).collect();
+        if rule == Rule::Propagated {
+            options.push("--local=never");
+        }
         let (code, first) = self.lab.ask("first", &["reference", run], &options)?;
-        ensure!(code != 2, "{first:#}");
+        ensure!(matches!(code, 0 | 1), "{first:#}");
         Ok(Told {
             found: code != 0,
             named: key(&first["first_divergence"]),
+            right_side: None,
+        })
+    }
+
+    /// What `cross` says of the faulty engine.
+    fn replayed(&self, options: &[&str]) -> Result<Told> {
+        let ids = Feed::Ids(&self.ids);
+        let (code, cross) = self
+            .lab
+            .cross("reference", Engine::Rust, &self.file, &ids, options)?;
+        Ok(Told {
+            found: code != 0,
+            named: key(&cross["first"]),
             right_side: None,
         })
     }
@@ -342,7 +358,7 @@ impl Corpus {
     }
 }
 
-/// What a `first` document names.
+/// What a document of `first` or `cross` names.
 fn key(divergence: &Value) -> Option<Key> {
     Some((
         divergence["seq"].as_i64()?,

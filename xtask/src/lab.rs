@@ -8,6 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 use std::{
     collections::BTreeMap,
+    ffi::OsString,
     fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -120,20 +121,7 @@ impl Lab {
         select: Option<&str>,
     ) -> Result<()> {
         let mut command = Command::new(program(engine.program())?);
-        if engine == Engine::Rust {
-            command.arg("run");
-        }
-        command.arg("--model").arg(model);
-        command.args(["--max-tokens", MAX_TOKENS]);
-        if engine != Engine::LlamaGguf {
-            command.arg("--ignore-eos");
-        }
-        match feed {
-            Feed::Text(text) => command.args(["--prompt", text]),
-            Feed::Ids(ids) if engine == Engine::LlamaGguf => command.args(["--tokens", &ids.prompt]),
-            Feed::Ids(ids) => command.args(["--tokens", &ids.prompt, "--teacher-force", &ids.continuation]),
-        };
-        command.args(more);
+        command.args(arguments(engine, model, feed, more));
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("BITNET_TRACE_") {
                 command.env_remove(name);
@@ -199,6 +187,37 @@ impl Lab {
         Ok((out.status.code().unwrap_or(-1), document))
     }
 
+    /// The document of `bitnet-diff cross`, with its exit code: `engine` goes on, at every stage, with the tensors of
+    /// `reference`. The run that this makes is forgotten.
+    ///
+    /// # Errors
+    /// Where a program is missing, or there is no verdict.
+    pub fn cross(
+        &self,
+        reference: &str,
+        engine: Engine,
+        model: &Path,
+        feed: &Feed<'_>,
+        more: &[&str],
+    ) -> Result<(i32, Value)> {
+        let run = "replayed";
+        let name = ["--name", run, "--format", "json", "--into"];
+        let mut cross = Command::new(program("bitnet-diff")?);
+        cross
+            .arg("cross")
+            .arg(self.at(reference))
+            .args(name)
+            .arg(self.dir.path());
+        cross.arg("--").arg(program(engine.program())?);
+        let out = cross.args(arguments(engine, model, feed, more)).output()?;
+        let said = || format!("{cross:?}: {}", String::from_utf8_lossy(&out.stderr).trim());
+        let document: Value = serde_json::from_slice(&out.stdout).with_context(said)?;
+        let code = out.status.code().unwrap_or(-1);
+        ensure!(matches!(code, 0 | 1), "{document:#}");
+        self.remove(run)?;
+        Ok((code, document))
+    }
+
     /// The noise floor of runs, of which those with the same tokens are compared.
     ///
     /// # Errors
@@ -252,6 +271,26 @@ impl Lab {
         let path = self.at(run);
         fs::remove_dir_all(&path).with_context(|| format!("cannot remove {}", path.display()))
     }
+}
+
+/// What a program is asked to compute.
+fn arguments(engine: Engine, model: &Path, feed: &Feed<'_>, more: &[&str]) -> Vec<OsString> {
+    let mut all: Vec<OsString> = Vec::new();
+    if engine == Engine::Rust {
+        all.push("run".into());
+    }
+    all.extend(["--model".into(), model.into()]);
+    all.extend(["--max-tokens", MAX_TOKENS].map(OsString::from));
+    if engine != Engine::LlamaGguf {
+        all.push("--ignore-eos".into());
+    }
+    let fed = match feed {
+        Feed::Text(text) => vec!["--prompt", text],
+        Feed::Ids(ids) if engine == Engine::LlamaGguf => vec!["--tokens", &ids.prompt],
+        Feed::Ids(ids) => vec!["--tokens", &ids.prompt, "--teacher-force", &ids.continuation],
+    };
+    all.extend(fed.iter().chain(more).map(OsString::from));
+    all
 }
 
 fn relative_l2(a: &[f64], b: &[f64]) -> f64 {

@@ -5,24 +5,21 @@ use crate::{
     lab::{DECODED, Key},
     models::Model,
 };
-use std::fmt::Write;
+use std::{collections::BTreeMap, fmt::Write};
 
 /// The least part of the faults that the emulated rule must name exactly, on quantised weights and on others.
 const EMULATED: (f64, f64) = (0.9, 0.95);
-/// Between two right engines on F32 weights, rounding makes about as much of a record at the worst (relative L2): of a
-/// smaller fault nothing is due of the propagated rule.
-const BETWEEN_ENGINES: f64 = 1e-5;
-/// The least part of single-layer faults above its floor that the propagated rule must name exactly on quantised weights.
-const QUANTISED_SINGLE: f64 = 0.6;
+/// The least part of single-layer faults that `first` must name exactly, on quantised weights and on others.
+const SINGLE: (f64, f64) = (0.6, 1.0);
 
 /// The outcomes of one model.
 pub struct Report {
     pub model: &'static Model,
     pub layers: usize,
     pub prompt_len: usize,
-    /// What the propagated rule judged by.
+    /// What `first` judged by.
     pub floor: String,
-    pub alarms: Vec<(Rule, Alarms)>,
+    pub alarms: BTreeMap<Rule, Alarms>,
     pub outcomes: Vec<Outcome>,
 }
 
@@ -76,26 +73,14 @@ impl Report {
         (part.1 > 0).then_some(part)
     }
 
-    /// Whether the propagated rule found every fault that its floor can locate, and named enough of them exactly.
-    fn propagated_reached(&self) -> bool {
-        let is_due = |o: &&Outcome| {
-            let shown = o.shown.as_ref();
-            !o.is_below_the_floor() && shown.is_some_and(|shown| shown.size > BETWEEN_ENGINES)
-        };
-        let above = || self.planted().filter(is_due);
-        let least = if self.model.is_quantised {
-            QUANTISED_SINGLE
-        } else {
-            1.0
-        };
-        let exact = |in_one_layer| {
-            let placed = move |o: &&Outcome| o.case.is_in_one_layer() == in_one_layer;
-            Part::of(above().filter(placed), |o| o.is_exact(Rule::Propagated))
-        };
-        self.alarms(Rule::Propagated).alarms == 0
-            && above().all(|o| o.is_found(Rule::Propagated))
-            && exact(false).is_at_least(1.0)
-            && exact(true).is_at_least(least)
+    /// Whether `first` found every fault and called no honest pair different, and named all that sit in every layer, and
+    /// enough of the others, exactly.
+    fn first_reached(&self) -> bool {
+        let rule = Rule::First;
+        self.alarms(rule).alarms == 0
+            && self.planted().all(|o| o.is_found(rule))
+            && self.exact(rule, false).is_at_least(1.0)
+            && self.exact(rule, true).is_at_least(self.least(SINGLE))
     }
 
     /// Whether the emulated rule named enough faults exactly, and never accused the wrong side or an honest run.
@@ -103,27 +88,26 @@ impl Report {
         let rule = Rule::Emulated;
         let sides = self.right_side(rule);
         self.alarms(rule).alarms == 0
-            && Part::of(self.planted(), |o| o.is_exact(rule)).is_at_least(self.least())
+            && Part::of(self.planted(), |o| o.is_exact(rule)).is_at_least(self.least(EMULATED))
             && sides.is_none_or(|sides| sides.is_at_least(1.0))
     }
 
-    fn least(&self) -> f64 {
-        if self.model.is_quantised {
-            EMULATED.0
-        } else {
-            EMULATED.1
+    /// Which of two parts is due: on quantised weights the first.
+    fn least(&self, (quantised, other): (f64, f64)) -> f64 {
+        match self.model.is_quantised {
+            true => quantised,
+            false => other,
         }
     }
 
-    /// Whether what is due was reached, and by at least one fault. Nothing is due of the local rule: it shows what
-    /// emulation is worth.
+    /// Whether what is due was reached, and by at least one fault. Nothing is due of the other rules: they show what a floor,
+    /// emulation and replay are worth by themselves.
     pub fn reached(&self) -> bool {
-        self.planted().count() > 0 && self.propagated_reached() && self.emulated_reached()
+        self.planted().count() > 0 && self.first_reached() && self.emulated_reached()
     }
 
     fn alarms(&self, rule: Rule) -> Alarms {
-        let of = self.alarms.iter().find(|(of, _)| *of == rule);
-        of.map(|(_, alarms)| *alarms).unwrap_or_default()
+        self.alarms.get(&rule).copied().unwrap_or_default()
     }
 
     fn write_score(&self, out: &mut String) {
@@ -136,12 +120,7 @@ impl Report {
              |---|---|---|---|---|---|"
         );
         for rule in self.rules() {
-            let alarms = self
-                .alarms
-                .iter()
-                .find(|(of, _)| *of == rule)
-                .map(|(_, count)| count);
-            let alarms = alarms.copied().unwrap_or_default();
+            let alarms = self.alarms(rule);
             let _ = writeln!(
                 out,
                 "| {} ({}) | {} | {} | {} | {} | {} of {} |",
@@ -160,17 +139,15 @@ impl Report {
         let verdict = |reached| if reached { "reached" } else { "**missed**" };
         let _ = writeln!(
             out,
-            "\nDue of P, judged by {}: no false alarm, each fault above the floor and 1e-5 found ({} are below) and, if it sits in all\n\
-             layers{}, named exactly: {}. Due of E: no false alarm, {} % named exactly, the right side in all that are found: {}.",
+            "\nDue of F: no false alarm, each fault found, and named exactly all of those in all layers and {} % of those in one: {}.\n\
+             Due of E: no false alarm, {} % named exactly, the right side in all that are found: {}.\n\
+             P and F are judged by {}; {} are smaller than what it can locate.",
+            self.least(SINGLE) * 100.0,
+            verdict(self.first_reached()),
+            self.least(EMULATED) * 100.0,
+            verdict(self.emulated_reached()),
             self.floor,
-            below.0,
-            match self.model.is_quantised {
-                true => " (of those in one, 60 %)",
-                false => " or in one",
-            },
-            verdict(self.propagated_reached()),
-            self.least() * 100.0,
-            verdict(self.emulated_reached())
+            below,
         );
     }
 
@@ -314,11 +291,16 @@ pub fn document(reports: &[Report], seed: u64) -> String {
          - P, propagated: `bitnet-diff first REFERENCE FAULTY --floor FLOOR --local=never`, each record against the other engine's.\n\
          - L, local: `bitnet-diff judge REFERENCE FAULTY --activations exact`, each record against the exact result of its own recorded\n\
          \x20 inputs, with no knowledge of how an engine rounds activations. On F32 weights none are rounded, and this is E.\n\
-         - E, emulated: `bitnet-diff judge REFERENCE FAULTY`: the same, with the rounding that is found by trying. It needs no calibration.\n\n\
+         - E, emulated: `bitnet-diff judge REFERENCE FAULTY`: the same, with the rounding that is found by trying. It needs no calibration.\n\
+         - R, replayed: `bitnet-diff cross REFERENCE -- FAULTY ENGINE`, what the engine makes of the reference's inputs, against what\n\
+         \x20 rounding explains ([limits](REPLAY.md)). It needs no calibration. A floor of replayed pairs would serve it worse: it is one of\n\
+         \x20 errors against those of their inputs, which a replayed stage does not inherit.\n\
+         - F, first: `bitnet-diff first REFERENCE FAULTY --floor FLOOR`, as it is run: each record as by E where the model's mathematics\n\
+         \x20 tell, and as by P where they do not.\n\n\
          A fault is named exactly when (seq, layer, stage) is the first record that the fault changes by more than rounding explains, against\n\
          the same engine without the fault: relative L2 2e-6 for stages that are computed element by element, 5e-6 for products in F32, 1e-4\n\
          for products with rounded activations. One that changes no record of its own by that much is an equivalent mutant. False alarms are\n\
-         among honest runs on {} prompts (P: one pair).\n",
+         among honest runs on {} prompts (R: pairs; P and F: the one pair that the floor was not measured on).\n",
         crate::lab::CALIBRATION + 1
     );
     for report in reports {

@@ -11,24 +11,37 @@ use bitnet_trace_store::{Filter, Run};
 use std::path::{Path, PathBuf};
 
 /// A rule.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rule {
-    /// `bitnet-diff first`: each record against the other engine's.
+    /// `bitnet-diff first --local=never`: each record against the other engine's.
     Propagated,
     /// `bitnet-diff judge --activations exact`: each record against the exact result of its own inputs.
     Local,
     /// `bitnet-diff judge`: the same, with activations rounded as the engine rounds them.
     Emulated,
+    /// `bitnet-diff cross`: what the engine makes of the reference's inputs, against what rounding explains.
+    Replayed,
+    /// `bitnet-diff first` as it is run: each record against the exact result of its own inputs where that is known, and
+    /// else against the other engine's.
+    First,
 }
 
 impl Rule {
-    pub const ALL: [Self; 3] = [Self::Propagated, Self::Local, Self::Emulated];
+    pub const ALL: [Self; 5] = [
+        Self::Propagated,
+        Self::Local,
+        Self::Emulated,
+        Self::Replayed,
+        Self::First,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::Propagated => "propagated",
             Self::Local => "local",
             Self::Emulated => "emulated",
+            Self::Replayed => "replayed",
+            Self::First => "first",
         }
     }
 
@@ -37,6 +50,8 @@ impl Rule {
             Self::Propagated => 'P',
             Self::Local => 'L',
             Self::Emulated => 'E',
+            Self::Replayed => 'R',
+            Self::First => 'F',
         }
     }
 }
