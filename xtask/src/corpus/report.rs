@@ -300,7 +300,8 @@ pub fn document(reports: &[Report], seed: u64) -> String {
          A fault is named exactly when (seq, layer, stage) is the first record that the fault changes by more than rounding explains, against\n\
          the same engine without the fault: relative L2 2e-6 for stages that are computed element by element, 5e-6 for products in F32, 1e-4\n\
          for products with rounded activations. One that changes no record of its own by that much is an equivalent mutant. False alarms are\n\
-         among honest runs on {} prompts (R: pairs; P and F: the one pair that the floor was not measured on).\n",
+         among honest runs on {} prompts (R: pairs; P and F: the one pair that the floor was not measured on). One of\n\
+         R's limits, for products of SmolLM2-Q4_1, was set on most of these prompts: that model's count is no independent one.\n",
         crate::lab::CALIBRATION + 1
     );
     for report in reports {
