@@ -180,7 +180,11 @@ pub fn compare<'a>(
     let (steps, mut outcomes, stopped) = work::judge(&judge, ahead, &|done| progress(done, most.max(done)))?;
     let plan = AlignPlan { steps };
     let hashes = judge.hashes.into_inner();
-    if !plan.steps.iter().any(|s| s.left.is_some() && s.right.is_some()) {
+    if !plan
+        .steps
+        .iter()
+        .any(|s| s.left().is_some() && s.right().is_some())
+    {
         let names = Labels::new(None, left.name, right.name);
         return Err(Error::NothingInCommon {
             left: names.left,
@@ -278,7 +282,7 @@ enum Known<'a> {
 impl Judge<'_> {
     /// What is known of a step before any element is read.
     fn open(&self, step: &Step) -> Known<'_> {
-        let (l, r) = match (step.left, step.right) {
+        let (l, r) = match (step.left(), step.right()) {
             (Some(l), Some(r)) => (l, r),
             (None, _) => return Known::Outcome(Outcome::plain(Verdict::MissingLeft)),
             _ => return Known::Outcome(Outcome::plain(Verdict::MissingRight)),
@@ -319,7 +323,7 @@ impl Judge<'_> {
     /// The outcome of a step, after the hashes of its records were computed again.
     fn verified(&self, step: &Step) -> Result<Outcome, Error> {
         let names = || Labels::new(None, self.left.name, self.right.name);
-        for (side, row, is_left) in [(self.left, step.left, true), (self.right, step.right, false)] {
+        for (side, row, is_left) in [(self.left, step.left(), true), (self.right, step.right(), false)] {
             match row.map(|row| side.records.has_hash(row)).transpose()?.flatten() {
                 Some(true) => {
                     self.hashes.fetch_add(1, Ordering::Relaxed);
@@ -383,7 +387,7 @@ impl Comparison<'_> {
         };
         self.outcomes[step].distance?;
         let step = &self.plan.steps[step];
-        let (l, r) = (step.left?, step.right?);
+        let (l, r) = (step.left()?, step.right()?);
         let pair = Pair {
             rows: (l, r),
             metas: (self.left.records.meta(l), self.right.records.meta(r)),
@@ -396,8 +400,8 @@ impl Comparison<'_> {
     pub fn metas(&self, step: usize) -> (Option<Meta<'_>>, Option<Meta<'_>>) {
         let step = &self.plan.steps[step];
         (
-            step.left.map(|row| self.left.records.meta(row)),
-            step.right.map(|row| self.right.records.meta(row)),
+            step.left().map(|row| self.left.records.meta(row)),
+            step.right().map(|row| self.right.records.meta(row)),
         )
     }
 

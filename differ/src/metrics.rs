@@ -115,8 +115,8 @@ pub struct Distance {
     pub cosine: f64,
     /// [`Metrics::max_abs`].
     pub max_abs: f64,
-    /// [`Metrics::nan_both`].
-    pub nan_both: u64,
+    /// Whether there are places where both sides are NaN.
+    pub has_nan: bool,
 }
 
 impl Distance {
@@ -128,7 +128,7 @@ impl Distance {
             rel_l2: ratio(s.dd.sqrt(), s.aa.sqrt()),
             cosine: cosine(s.dot, s.dd, s.aa.sqrt(), s.bb.sqrt()),
             max_abs: s.max_abs,
-            nan_both: 0,
+            has_nan: false,
         })
     }
 }
@@ -139,7 +139,7 @@ impl From<&Metrics> for Distance {
             rel_l2: m.rel_l2,
             cosine: m.cosine,
             max_abs: m.max_abs,
-            nan_both: m.nan_both,
+            has_nan: m.nan_both > 0,
         }
     }
 }

@@ -11,6 +11,7 @@
 //! [`AlignPlan::lines`] and [`Explained`] say how each step pairs, or why it does not. That is asked for apart: a
 //! comparison needs the steps only.
 
+pub(crate) mod folding;
 mod how;
 
 pub use how::{Explained, How, LayoutLine, Missing, MissingLine, NameLine, PlanLine, PlanReport, Rule};
@@ -22,6 +23,7 @@ use bitnet_trace_schema::{StageGraph, Text};
 use bitnet_trace_store::Meta;
 use positions::Positions;
 use serde::Serialize;
+use std::fmt;
 
 /// What a record is of.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
@@ -48,8 +50,8 @@ impl Key {
     }
 }
 
-impl std::fmt::Display for Key {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.request != 0 {
             write!(f, "request={}, ", self.request)?;
         }
@@ -75,10 +77,44 @@ pub struct Step {
     pub key: Key,
     /// How many records of this key came before, on each side.
     pub visit: u32,
+    left: RowOf,
+    right: RowOf,
+}
+
+/// Row in a run's records, if it has one: a comparison keeps very many.
+#[derive(Clone, Copy, PartialEq)]
+struct RowOf(u32);
+
+impl RowOf {
+    const NONE: Self = Self(u32::MAX);
+
+    /// A row beyond what 32 bits count is none: it is missing, and never a match.
+    fn new(row: Option<usize>) -> Self {
+        let row = row.and_then(|row| u32::try_from(row).ok());
+        row.map_or(Self::NONE, Self)
+    }
+
+    fn get(self) -> Option<usize> {
+        (self != Self::NONE).then_some(self.0 as usize)
+    }
+}
+
+impl fmt::Debug for RowOf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.get().fmt(f)
+    }
+}
+
+impl Step {
     /// Row in the left records.
-    pub left: Option<usize>,
+    pub fn left(&self) -> Option<usize> {
+        self.left.get()
+    }
+
     /// Row in the right records.
-    pub right: Option<usize>,
+    pub fn right(&self) -> Option<usize> {
+        self.right.get()
+    }
 }
 
 /// Two runs, aligned: what is compared with what, in causal order.
@@ -122,8 +158,8 @@ impl<'a> Steps<'a> {
                     stage: stage.clone(),
                 },
                 visit,
-                left: rows[0],
-                right: rows[1],
+                left: RowOf::new(rows[0]),
+                right: RowOf::new(rows[1]),
             }));
         }
         steps
@@ -168,8 +204,8 @@ mod tests {
                     k.layer,
                     k.stage,
                     s.visit,
-                    side(s.left),
-                    side(s.right)
+                    side(s.left()),
+                    side(s.right())
                 )
             })
             .collect()

@@ -404,7 +404,7 @@ pub(crate) fn notes(comparison: &Comparison<'_>) -> Vec<Note> {
         .outcomes
         .iter()
         .filter(|o| o.verdict == Verdict::Within);
-    let with_nan = within.filter(|o| o.distance.is_some_and(|d| d.nan_both > 0));
+    let with_nan = within.filter(|o| o.distance.is_some_and(|d| d.has_nan));
     let with_nan = with_nan.count() as u64;
     if with_nan > 0 {
         notes.push(Note {

@@ -5,6 +5,7 @@ use crate::{
     first::FirstReport,
     num,
     plan::Key,
+    plan::folding::Folding,
     records::at_once,
     report::{Common, Worst},
 };
@@ -92,7 +93,7 @@ impl CompareReport {
 }
 
 fn stages(comparison: &Comparison<'_>) -> Vec<StageSummary> {
-    let mut steps_of: HashMap<&str, Vec<usize>> = HashMap::new();
+    let mut steps_of: HashMap<&str, Vec<usize>, Folding> = HashMap::with_hasher(Folding::new());
     for (i, step) in comparison.plan.steps.iter().enumerate() {
         steps_of.entry(step.key.stage.as_str()).or_default().push(i);
     }

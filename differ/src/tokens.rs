@@ -139,7 +139,7 @@ pub fn tokens(
     let ids = gate(left, right, options)?;
     let steps = plan(left.records, right.records, graph).steps;
     let steps: Vec<Step> = steps.into_iter().filter(|s| s.key.stage == LOGITS).collect();
-    if !steps.iter().any(|s| s.left.is_some() && s.right.is_some()) {
+    if !steps.iter().any(|s| s.left().is_some() && s.right().is_some()) {
         let names = Labels::new(None, left.name, right.name);
         return Err(Error::NothingInCommon {
             left: format!("the logits of {}", names.left),
@@ -241,8 +241,8 @@ fn position(
         *sequence.ids.get(usize::try_from(key.seq).ok()?)?
     };
     let metas = (
-        step.left.map(|l| left.records.meta(l)),
-        step.right.map(|r| right.records.meta(r)),
+        step.left().map(|l| left.records.meta(l)),
+        step.right().map(|r| right.records.meta(r)),
     );
     let mut result = Position {
         request: key.request,
@@ -266,8 +266,8 @@ fn position(
         left: metas.0.map(RecordView::of),
         right: metas.1.map(RecordView::of),
     };
-    let (Some(l), Some(r), (Some(a), Some(b))) = (step.left, step.right, metas) else {
-        if step.right.is_none() {
+    let (Some(l), Some(r), (Some(a), Some(b))) = (step.left(), step.right(), metas) else {
+        if step.right().is_none() {
             result.verdict = Verdict::MissingRight;
         }
         return Ok(result);

@@ -168,7 +168,7 @@ impl Work<'_> {
             let Some(step) = rest.planned.pop_front_if(|step| wanted(step)) else {
                 break;
             };
-            let elements = step.left.map_or(0, |row| left.num_elements(row));
+            let elements = step.left().map_or(0, |row| left.num_elements(row));
             bytes = elements.max(0).saturating_mul(4).saturating_add(bytes);
             steps.push(step);
         }
@@ -197,8 +197,8 @@ impl Work<'_> {
             };
             if pair.is_some() || self.judge.options.verify {
                 open.push((i, pair));
-                l.extend(step.left);
-                r.extend(step.right);
+                l.extend(step.left());
+                r.extend(step.right());
             }
         }
         let stretches = (left.stretches(&l), right.stretches(&r));

@@ -127,8 +127,8 @@ impl Comparison<'_> {
         let mut counts = Counts::default();
         for (step, outcome) in self.plan.steps.iter().zip(&mut self.outcomes) {
             let rows = step
-                .left
-                .zip(step.right)
+                .left()
+                .zip(step.right())
                 .filter(|_| outcome.verdict.is_compared());
             let order =
                 |side: &crate::records::Side<'_>, row: usize| side.records.meta(row).op_index as usize;

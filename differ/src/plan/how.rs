@@ -225,7 +225,7 @@ impl<'a> Explained<'a> {
 
     /// How a step pairs, or why it does not.
     pub fn how(&self, step: &Step) -> How {
-        match (step.left, step.right) {
+        match (step.left(), step.right()) {
             (Some(l), Some(r)) => {
                 let declared = self.left.convention(l).or(self.right.convention(r));
                 How::Paired {
@@ -419,7 +419,10 @@ impl AlignPlan {
                 }
             }
             let names = &mut of_stage.names;
-            for (run, side, row) in [(Which::Left, left, step.left), (Which::Right, right, step.right)] {
+            for (run, side, row) in [
+                (Which::Left, left, step.left()),
+                (Which::Right, right, step.right()),
+            ] {
                 let name = row.and_then(|row| name(run, side.records, row));
                 names.extend(name.filter(|n| names.len() < LISTED || names.contains(n)));
             }
