@@ -2,7 +2,7 @@
 //!
 //! Exit codes: 0 for success, 2 for every error.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use bitnet_trace::{Engine, Model as ModelInfo, Recorder, Settings};
 use clap::Parser;
 use llama_gguf::backend::cpu::CpuBackend;
@@ -68,6 +68,7 @@ fn run(args: &Args) -> Result<()> {
     let mut context = InferenceContext::new(model.config(), backend.clone());
     let mut forward = |ids: &[u32]| -> Result<u32> {
         backend.begin(context.position, ids);
+        check_replay(&recorder)?;
         let logits = model.forward(ids, &mut context)?;
         let logits = logits.as_f32()?;
         ensure!(!logits.is_empty(), "the model gave no logits");
@@ -88,5 +89,13 @@ fn run(args: &Args) -> Result<()> {
     let text: Vec<String> = generated.iter().map(u32::to_string).collect();
     println!("{}", text.join(","));
     recorder.finish()?;
-    Ok(())
+    check_replay(&recorder) // whether anything was replayed is known at the end only
+}
+
+/// An engine that was to go on with recorded tensors, and cannot, does not go on.
+fn check_replay(recorder: &Recorder) -> Result<()> {
+    match recorder.replay_error() {
+        Some(error) => Err(anyhow!("the replay stopped: {error}")),
+        None => Ok(()),
+    }
 }

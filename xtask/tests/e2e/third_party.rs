@@ -55,3 +55,17 @@ fn an_unchanged_rust_engine_says_the_same_with_and_without_recording() {
     assert_eq!((with.code, without.code), (0, 0), "{}", with.stderr);
     assert_eq!(with.stdout, without.stdout);
 }
+
+#[test]
+#[ignore = "needs `make setup`; run `make e2e`"]
+fn an_engine_that_cannot_go_on_with_recorded_tensors_ends_with_exit_code_2() {
+    let db = Db::new();
+    db.record("cpp", &mut cpp(&f32()));
+    for stored in [db.path().join("run=cpp"), db.path().join("run=none")] {
+        let mut replayed = llama_gguf("512");
+        replayed.env("BITNET_TRACE_DIR", db.path());
+        let ended = run(replayed.env("BITNET_TRACE_REPLAY", &stored));
+        assert_eq!(ended.code, 2, "{}", ended.stderr);
+        assert!(ended.stderr.contains("the replay stopped"), "{}", ended.stderr);
+    }
+}
