@@ -1,13 +1,13 @@
 //! The files of a part: created under its `.open` name with a journal beside it, filled by the encoder, sealed.
 
-use super::disk;
+use super::disk::{self, LARGE_PAGE};
 use super::journal::Journal;
 use crate::{Layout, run::sync_dir, shared::Shared};
 use bitnet_trace_schema::journal::PushError;
 use bitnet_trace_schema::part::{EncodeError, PageBytes, PartEncoder, Row, Sink};
 use bitnet_trace_schema::{PartEntry, run_dir};
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 /// The system is asked to begin with bringing a part to the disk after so many bytes, so that little is left to
@@ -51,6 +51,8 @@ struct Output<'a> {
     journal: Journal,
     /// End of the last page that the journal names.
     end: u64,
+    /// End of the zeros that were written ahead of pages.
+    ahead: u64,
     /// End of what the system was asked to bring to the disk.
     begun: u64,
     /// Rows of the pages that the journal names.
@@ -89,6 +91,7 @@ impl<'a> Part<'a> {
                 file,
                 journal,
                 end: 0,
+                ahead: 0,
                 begun: 0,
                 paged: 0,
                 safe: 0,
@@ -135,7 +138,8 @@ impl<'a> Part<'a> {
         } = self;
         let (rows, dir) = (encoder.rows(), &out.shared.dir);
         let ended = encoder.finish(&mut out).and_then(|bytes| {
-            (out.file.sync_all())
+            (out.cut())
+                .and_then(|()| out.file.sync_all())
                 .and_then(|()| std::fs::rename(&out.path, dir.join(&name)))
                 .map_err(|error| PartError::io(&out.path, error))?;
             Ok(bytes)
@@ -172,6 +176,28 @@ impl Output<'_> {
         self.journal.make_room();
     }
 
+    /// Writes a page that ends at `end`, and zeros ahead where it is the first of a large page of the cache. Small parts and
+    /// those that are forced to disk page by page do without.
+    fn write(&mut self, page: &PageBytes<'_>, end: u64) -> io::Result<()> {
+        let is_first = end > self.ahead && end > LARGE_PAGE && !self.shared.is_durable();
+        if !is_first {
+            return disk::write_both(&self.file, page.head, page.values, 0);
+        }
+        self.ahead = end.next_multiple_of(LARGE_PAGE);
+        disk::write_both(&self.file, page.head, page.values, (self.ahead - end) as usize)?;
+        self.file.seek(SeekFrom::Start(end)).map(drop)
+    }
+
+    /// Cuts off the zeros ahead that no page came to lie on, at the end of what was written.
+    fn cut(&mut self) -> io::Result<()> {
+        let end = self.file.stream_position()?;
+        if end < self.ahead {
+            self.file.set_len(end)
+        } else {
+            Ok(())
+        }
+    }
+
     /// Forces to disk what was written, the part before the journal that names it, where the run is to survive a
     /// power loss.
     fn sync(&self) -> Result<(), PartError> {
@@ -191,16 +217,17 @@ impl Sink for Output<'_> {
     }
 
     fn page(&mut self, page: &PageBytes<'_>) -> Result<(), PartError> {
-        (disk::write_both(&self.file, page.head, page.values))
-            .map_err(|error| PartError::io(&self.path, error))?;
+        let end = page.offset + (page.head.len() + page.values.len()) as u64;
+        (self.write(page, end)).map_err(|error| PartError::io(&self.path, error))?;
         if self.shared.is_durable() {
             (self.file.sync_data()).map_err(|error| PartError::io(&self.path, error))?;
         }
         self.journal.page(page, self.shared)?;
-        self.end = page.offset + (page.head.len() + page.values.len()) as u64;
-        if self.end - self.begun >= BEHIND {
-            disk::start_writing(&self.file, self.begun, self.end - self.begun);
-            self.begun = self.end;
+        self.end = end;
+        let whole = end - end % LARGE_PAGE; // what follows in the same large page changes still
+        if whole - self.begun.min(whole) >= BEHIND {
+            disk::start_writing(&self.file, self.begun, whole - self.begun);
+            self.begun = whole;
         }
         self.paged += page.rows as u64;
         self.safe = self.safe.max(self.paged);

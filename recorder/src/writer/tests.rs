@@ -1,7 +1,7 @@
 //! What the writer leaves behind: safe rows, journal, manifest.
 
 use super::*;
-use crate::{Recorder, Tap, TensorView, bytes_of, job::Plan};
+use crate::{Preset, Recorder, Tap, TensorView, bytes_of, job::Plan};
 use bitnet_trace_schema::journal::{Entry, PageAt, Reader, checksum};
 use bitnet_trace_schema::run_dir;
 use std::fs::File;
@@ -193,6 +193,31 @@ fn when_rows_are_saved_does_not_change_the_part_and_leaves_no_journal() {
     };
     let plain = write(1000);
     assert!(plain == write(1) && plain == write(7));
+}
+
+#[test]
+fn a_large_part_has_zeros_ahead_of_its_pages_and_none_where_it_is_sealed() {
+    let part_of = |preset| {
+        let dir = tempfile::tempdir().expect("a directory");
+        let builder = Recorder::builder(dir.path()).preset(preset).fixed(0);
+        let shared = Shared::new("a".into(), dir.path().to_owned(), builder, None);
+        let mut writer = Writer::new(&shared, LAYOUT);
+        for seq in 0..1500 {
+            record(&mut writer, seq).expect("written");
+        }
+        let open = std::fs::read(path(dir.path(), run_dir::OPEN_SUFFIX)).expect("a part");
+        writer.seal().expect("sealed");
+        (open, std::fs::read(path(dir.path(), "")).expect("a part"))
+    };
+    let (open, sealed) = part_of(Preset::Default);
+    let (small, durable) = part_of(Preset::Durable);
+    assert!(sealed == durable, "the same part, however it is written");
+    assert!(small.len() < sealed.len());
+    assert_eq!(
+        open.len() as u64,
+        (sealed.len() as u64).next_multiple_of(disk::LARGE_PAGE)
+    );
+    assert!(open[..small.len()] == small[..] && open[small.len()..].iter().all(|&byte| byte == 0));
 }
 
 #[test]
