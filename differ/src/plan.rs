@@ -126,7 +126,9 @@ pub struct AlignPlan {
 
 /// Aligns two runs.
 pub fn plan(left: &dyn Records, right: &dyn Records, graph: &StageGraph) -> AlignPlan {
-    let steps = Steps::new(left, right, graph).next(usize::MAX);
+    let mut ahead = Steps::new(left, right, graph);
+    let mut steps = Vec::with_capacity(ahead.left());
+    while ahead.next_into(&mut steps) {}
     AlignPlan { steps }
 }
 
@@ -143,26 +145,24 @@ impl<'a> Steps<'a> {
         self.0.left()
     }
 
-    /// The next steps, at least so many of them where there are; a position is never cut.
-    pub(crate) fn next(&mut self, least: usize) -> Vec<Step> {
-        let mut steps = Vec::with_capacity(least.min(self.0.left()));
-        while steps.len() < least
-            && let Some(position) = self.0.next()
-        {
-            let (request, seq) = (position.request, position.seq);
-            steps.extend(position.places().map(|(layer, stage, visit, rows)| Step {
-                key: Key {
-                    request,
-                    seq,
-                    layer,
-                    stage: stage.clone(),
-                },
-                visit,
-                left: RowOf::new(rows[0]),
-                right: RowOf::new(rows[1]),
-            }));
-        }
-        steps
+    /// Puts the steps of the next position behind those that are there; false where there is none.
+    pub(crate) fn next_into(&mut self, steps: &mut Vec<Step>) -> bool {
+        let Some(position) = self.0.next() else {
+            return false;
+        };
+        let (request, seq) = (position.request, position.seq);
+        steps.extend(position.places().map(|(layer, stage, visit, rows)| Step {
+            key: Key {
+                request,
+                seq,
+                layer,
+                stage: stage.clone(),
+            },
+            visit,
+            left: RowOf::new(rows[0]),
+            right: RowOf::new(rows[1]),
+        }));
+        true
     }
 }
 

@@ -7,7 +7,8 @@ use crate::{
     plan::{Step, Steps},
 };
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
+    mem::replace,
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -30,7 +31,8 @@ fn place(step: &Step) -> Place {
 /// What is still to do, in causal order: planned as it is taken, so that one thread plans while the others judge.
 struct Rest<'a> {
     ahead: Steps<'a>,
-    planned: VecDeque<Step>,
+    /// What the last piece left of a position.
+    planned: Vec<Step>,
     /// Steps that were taken.
     taken: usize,
     /// Steps of the last piece: about as many are in the next.
@@ -92,7 +94,7 @@ pub(super) fn judge(
         judge,
         rest: Mutex::new(Rest {
             ahead,
-            planned: VecDeque::new(),
+            planned: Vec::new(),
             taken: 0,
             room: 0,
         }),
@@ -160,18 +162,22 @@ impl Work<'_> {
             [end.position, end.failed.as_ref().map(|f| f.1)]
         };
         let wanted = |step: &Step| ends.iter().flatten().all(|last| place(step) <= *last);
-        let (mut steps, mut bytes) = (Vec::with_capacity(rest.room), 0);
-        while steps.len() < PAIRS && bytes < BYTES {
-            if rest.planned.is_empty() {
-                rest.planned = rest.ahead.next(1).into();
-            }
-            let Some(step) = rest.planned.pop_front_if(|step| wanted(step)) else {
+        let room = Vec::with_capacity(rest.room);
+        let mut steps = replace(&mut rest.planned, room);
+        let (mut taken, mut bytes) = (0, 0);
+        while taken < PAIRS && bytes < BYTES {
+            if taken == steps.len() && !rest.ahead.next_into(&mut steps) {
                 break;
-            };
+            }
+            let step = &steps[taken];
+            if !wanted(step) {
+                break;
+            }
             let elements = step.left().map_or(0, |row| left.num_elements(row));
             bytes = elements.max(0).saturating_mul(4).saturating_add(bytes);
-            steps.push(step);
+            taken += 1;
         }
+        rest.planned.extend(steps.drain(taken..));
         let start = rest.taken;
         rest.taken += steps.len();
         rest.room = steps.len();
