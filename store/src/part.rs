@@ -8,7 +8,7 @@ use memmap2::{Advice, Mmap, UncheckedAdvice};
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 /// A part's file, mapped. A clone shares the map.
 #[derive(Debug, Clone)]
@@ -17,6 +17,8 @@ pub(crate) struct PartMap {
     /// All of the file. Slices of it keep the map alive.
     pub(crate) bytes: Bytes,
     map: Arc<Mmap>,
+    /// Whether the system was asked for large pages.
+    large: Arc<Once>,
 }
 
 /// Where the page cache holds a file in pages this large, they are mapped as such.
@@ -56,11 +58,17 @@ impl PartMap {
             path: path.into(),
             bytes: Bytes::from_owner(Owner(Arc::clone(&map))),
             map,
+            large: Arc::new(Once::new()),
         })
     }
 
-    /// Maps the pages of these bytes at once, where the system can: much cheaper than a fault for every few pages.
+    /// Maps the pages of these bytes at once, where the system can: much cheaper than a fault for every few pages. Who reads
+    /// this much reads on: what is not in the page cache comes there in large pages.
     pub(crate) fn populate(&self, bytes: Range<usize>) {
+        #[cfg(target_os = "linux")]
+        if bytes.len() >= LARGE_PAGE {
+            self.large.call_once(|| drop(self.map.advise(Advice::HugePage)));
+        }
         // Where it fails, reading faults as ever, or fails as ever.
         let _ = self
             .map

@@ -17,7 +17,7 @@ use std::{
 };
 
 /// What a thread takes at a time: enough for few turns, little enough for all threads to end together.
-const BYTES: i64 = 4 << 20;
+const BYTES: i64 = 8 << 20;
 /// Pairs of it, where they are small.
 const PAIRS: usize = 2048;
 
