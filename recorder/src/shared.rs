@@ -96,9 +96,10 @@ impl Shared {
         }
     }
 
-    /// Counts a tensor that was not recorded; tells of the first one.
+    /// Counts a tensor that was not recorded; tells of the first one, unless that the run failed says it.
     pub fn count(&self, stage: &str, layer: i32, error: &TensorError) {
-        if self.count_reason(&error.reason(), 1) == 1 {
+        let told = *error == TensorError::Closed && self.failure().is_some();
+        if self.count_reason(&error.reason(), 1) == 1 && !told {
             crate::tell!(
                 "a tensor of stage {stage:?}, layer {layer}, was not recorded: {error}. \
                  More like it are only counted, in {}",
@@ -130,11 +131,13 @@ impl Shared {
     /// `unsealed` tensors that it was given.
     pub fn fail(&self, cause: String, unsealed: u64) {
         self.on.store(false, Ordering::Relaxed);
+        // Set before any tensor is refused for it, which would be told of beside it.
+        let is_first = self.failure.set(cause).is_ok();
         let waiting = self.queue.fail();
         if waiting + unsealed > 0 {
             self.count_reason(&TensorError::Closed.reason(), waiting + unsealed);
         }
-        if self.failure.set(cause).is_ok() {
+        if is_first {
             crate::tell!(
                 "recording of the run {} stops: {}. The engine goes on; parts that were sealed \
                  before stay readable",
