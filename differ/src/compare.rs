@@ -4,19 +4,21 @@ use crate::{
     Error,
     floor::{Floor, Judgement},
     ids::TokenIds,
-    judge::{Outcome, Reason, Verdict, WrongCount, by_elements, by_metadata, by_values},
+    judge::{Outcome, Reason, Verdict, WrongCount, by_elements, by_metadata, by_values, within_at_once},
     local::LocalView,
     metrics::Metrics,
     plan::{AlignPlan, Key, Step, Steps},
     records::{Records, Side},
     report::Labels,
-    tolerance::{Applied, Tolerance},
+    shape::Layout,
+    tolerance::{Applied, Gates, Tolerance},
 };
 use bitnet_trace_schema::StageGraph;
 use bitnet_trace_store::Meta;
 use serde::Serialize;
 use std::{
     collections::BTreeSet,
+    ops::ControlFlow,
     sync::atomic::{AtomicU64, Ordering},
 };
 
@@ -267,10 +269,12 @@ struct Judge<'a> {
     hashes: AtomicU64,
 }
 
-/// A pair whose elements are to be read.
+/// A pair whose elements are to be read: what most need to be told, without another look at its metadata.
 struct Pair<'a> {
     rows: (usize, usize),
-    metas: (Meta<'a>, Meta<'a>),
+    /// Elements of both records, where they correspond one to one.
+    elements: Option<i64>,
+    gates: &'a Gates,
 }
 
 /// What token ids and metadata tell of a step.
@@ -279,7 +283,7 @@ enum Known<'a> {
     Pair(Pair<'a>),
 }
 
-impl Judge<'_> {
+impl<'a> Judge<'a> {
     /// What is known of a step before any element is read.
     fn open(&self, step: &Step) -> Known<'_> {
         let (l, r) = match (step.left(), step.right()) {
@@ -291,24 +295,50 @@ impl Judge<'_> {
         if let Some(from) = from.filter(|&from| step.key.seq >= from) {
             return Known::Outcome(Outcome::incomparable(Reason::TokenIds { from }));
         }
-        let pair = Pair {
-            rows: (l, r),
-            metas: (self.left.records.meta(l), self.right.records.meta(r)),
-        };
-        match by_metadata(pair.metas.0, pair.metas.1) {
-            Some(outcome) => Known::Outcome(outcome),
-            None => Known::Pair(pair),
+        let (a, b) = (self.left.records.meta(l), self.right.records.meta(r));
+        match by_metadata(a, b) {
+            ControlFlow::Break(outcome) => Known::Outcome(outcome),
+            ControlFlow::Continue(layout) => Known::Pair(Pair {
+                rows: (l, r),
+                elements: (layout == Layout::Same).then_some(a.num_elements),
+                gates: self.gates(a, b),
+            }),
         }
     }
 
-    /// The outcome of a pair, by its elements, with all measures if they are asked for.
-    fn by_elements(&self, step: &Step, pair: &Pair<'_>, all: bool) -> Result<Outcome, Error> {
-        let (left, right) = (self.left.records, self.right.records);
-        let ((l, r), (a, b)) = (pair.rows, pair.metas);
+    fn gates(&self, a: Meta<'_>, b: Meta<'_>) -> &Gates {
         let tolerance = &self.options.tolerance;
-        let (gates, _) = tolerance.gates(a.stage, a.layer, [a.dtype, b.dtype]);
+        tolerance.gates(a.stage, a.layer, [a.dtype, b.dtype]).0
+    }
+
+    /// The outcome of a pair, by its values where they were found, and by its elements elsewhere.
+    fn by_located(
+        &self,
+        step: &Step,
+        pair: &Pair<'_>,
+        located: (Option<&[f32]>, Option<&[f32]>),
+    ) -> Result<Outcome, Error> {
+        if let ((Some(x), Some(y)), Some(elements)) = (located, pair.elements)
+            && let Some(outcome) = within_at_once(x, y, elements, pair.gates)
+        {
+            return Ok(outcome);
+        }
+        self.by_elements(step, pair.rows, located, false)
+    }
+
+    /// The outcome of a pair of rows, with all measures if they are asked for.
+    fn by_elements(
+        &self,
+        step: &Step,
+        (l, r): (usize, usize),
+        located: (Option<&[f32]>, Option<&[f32]>),
+        all: bool,
+    ) -> Result<Outcome, Error> {
+        let (left, right) = (self.left.records, self.right.records);
+        let (a, b) = (left.meta(l), right.meta(r));
+        let gates = self.gates(a, b);
         let nan_equal = self.options.nan_equal;
-        let outcome = match (left.values(l)?, right.values(r)?) {
+        let outcome = match located {
             (Some(x), Some(y)) => by_values((a, x), (b, y), gates, nan_equal, all),
             _ => by_elements(
                 (a, &left.elements(l)?),
@@ -337,9 +367,15 @@ impl Judge<'_> {
             }
         }
         match self.open(step) {
-            Known::Pair(pair) => self.by_elements(step, &pair, false),
+            Known::Pair(pair) => self.by_elements(step, pair.rows, self.located(pair.rows), false),
             Known::Outcome(outcome) => Ok(outcome),
         }
+    }
+
+    /// The values of a pair of rows.
+    fn located(&self, (l, r): (usize, usize)) -> (Option<&[f32]>, Option<&[f32]>) {
+        let one = |side: &Side<'a>, row| side.records.locate(&[row]).values.pop().flatten();
+        (one(self.left, l), one(self.right, r))
     }
 }
 
@@ -388,11 +424,7 @@ impl Comparison<'_> {
         self.outcomes[step].distance?;
         let step = &self.plan.steps[step];
         let (l, r) = (step.left()?, step.right()?);
-        let pair = Pair {
-            rows: (l, r),
-            metas: (self.left.records.meta(l), self.right.records.meta(r)),
-        };
-        let outcome = judge.by_elements(step, &pair, true);
+        let outcome = judge.by_elements(step, (l, r), judge.located((l, r)), true);
         outcome.ok()?.metrics.map(|metrics| *metrics)
     }
 

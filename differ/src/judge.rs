@@ -17,6 +17,7 @@ use bitnet_trace_schema::DType;
 use bitnet_trace_store::Meta;
 use serde::Serialize;
 use statistics::{by_hash, by_statistics};
+use std::ops::ControlFlow::{self, Break, Continue};
 
 /// What was found of a pair of records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -123,18 +124,18 @@ pub struct WrongCount {
     pub expected: i64,
 }
 
-/// What the metadata alone decide: most pairs of two equal runs, without reading a value.
-pub fn by_metadata(left: Meta<'_>, right: Meta<'_>) -> Option<Outcome> {
+/// What the metadata alone decide: most pairs of two equal runs, without reading a value; or else how the elements correspond.
+pub fn by_metadata(left: Meta<'_>, right: Meta<'_>) -> ControlFlow<Outcome, Layout> {
     if left.num_elements == 0 && right.num_elements == 0 {
-        return Some(Outcome::incomparable(Reason::Empty));
+        return Break(Outcome::incomparable(Reason::Empty));
     }
     match layout(left, right) {
-        Layout::Different => Some(Outcome::incomparable(Reason::Shapes {
+        Layout::Different => Break(Outcome::incomparable(Reason::Shapes {
             left: left.shape.to_vec(),
             right: right.shape.to_vec(),
         })),
-        Layout::Same if same_bytes(left, right) => Some(Outcome::plain(Verdict::Identical)),
-        _ => None,
+        Layout::Same if same_bytes(left, right) => Break(Outcome::plain(Verdict::Identical)),
+        layout => Continue(layout),
     }
 }
 
@@ -213,21 +214,24 @@ pub fn by_values(
     check_count(true, left.0, left.1.len() as u64)?;
     check_count(false, right.0, right.1.len() as u64)?;
     let shapes = layout(left.0, right.0);
-    if !all
-        && shapes == Layout::Same
-        && let Some(distance) = Distance::between(left.1, right.1)
-        && gates.hold(&distance)
-    {
-        return Ok(Outcome {
-            distance: Some(distance),
-            ..Outcome::plain(Verdict::Within)
-        });
-    }
     let row = row_len(left.0, right.0);
     let measure = if all { measure_rows } else { measure_gates };
     Ok(judge(shapes, (left.1, right.1), gates, nan_equal, all, |a, b| {
         measure(a, b, row)
     }))
+}
+
+/// What the fast pass alone decides of two records that correspond one to one and should have so many elements: most pairs
+/// within their tolerance. None where it cannot tell.
+pub(crate) fn within_at_once(left: &[f32], right: &[f32], elements: i64, gates: &Gates) -> Option<Outcome> {
+    if i64::try_from(left.len()) != Ok(elements) {
+        return None;
+    }
+    let distance = Distance::between(left, right).filter(|distance| gates.hold(distance))?;
+    Some(Outcome {
+        distance: Some(distance),
+        ..Outcome::plain(Verdict::Within)
+    })
 }
 
 fn check_count(left: bool, meta: Meta<'_>, found: u64) -> Result<(), WrongCount> {

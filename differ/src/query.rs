@@ -12,6 +12,7 @@ use crate::{
 };
 use bitnet_trace_schema::StageGraph;
 use serde::Serialize;
+use std::ops::ControlFlow;
 
 /// Records side by side.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -114,8 +115,8 @@ type Record<'a> = (bitnet_trace_store::Meta<'a>, &'a Elements);
 
 fn distance(left: Record<'_>, right: Record<'_>) -> Option<f64> {
     let outcome = match by_metadata(left.0, right.0) {
-        Some(outcome) => outcome,
-        None => by_elements(left, right, &Gates::rel_l2(0.0), true).ok()?,
+        ControlFlow::Break(outcome) => outcome,
+        ControlFlow::Continue(_) => by_elements(left, right, &Gates::rel_l2(0.0), true).ok()?,
     };
     outcome.rel_l2()
 }

@@ -2,7 +2,9 @@
 
 use crate::mapping::{Convention, Naming};
 use bitnet_trace_schema::{DType, Manifest, RecordMeta, quant};
-use bitnet_trace_store::{Filter, Meta, Rows, Run, StoreError, Stretches, TensorRef, Traces};
+use bitnet_trace_store::{
+    Filter, Located, Meta, Rows, Run, Standing, StoreError, Stretches, TensorRef, Traces,
+};
 use std::{borrow::Cow, panic::resume_unwind, thread};
 
 /// The records of one run, or those of them that a filter takes.
@@ -51,14 +53,15 @@ pub trait Records: Sync {
         None
     }
 
-    /// The elements of record `row` as f32, where they lie in memory or in a mapped file as they are; none where
-    /// [`Records::elements`] has to make them.
-    ///
-    /// # Errors
-    /// [`StoreError`] where they are there and cannot be read.
-    fn values(&self, row: usize) -> Result<Option<&[f32]>, StoreError> {
-        let _ = row;
-        Ok(None)
+    /// Where record `row` stands among the others.
+    fn standing(&self, row: usize) -> Standing<'_> {
+        self.meta(row).into()
+    }
+
+    /// Finds the elements of these records as f32 where they lie in a mapped file as they are; none where
+    /// [`Records::elements`] has to make them, or tells what is wrong.
+    fn locate(&self, rows: &[usize]) -> Located<'_> {
+        Located::none(rows.len())
     }
 
     /// Whether the elements of record `row` have its hash; none where that cannot be told.
@@ -68,12 +71,6 @@ pub trait Records: Sync {
     fn has_hash(&self, row: usize) -> Result<Option<bool>, StoreError> {
         let _ = row;
         Ok(None)
-    }
-
-    /// Where the elements of these records lie, if they lie in mapped files.
-    fn stretches(&self, rows: &[usize]) -> Stretches {
-        let _ = rows;
-        Stretches::default()
     }
 
     /// Says that the elements in these stretches are going to be read: all at once, that costs less.
@@ -120,16 +117,16 @@ impl<R: Records + ?Sized> Records for &R {
         (**self).convention(row)
     }
 
-    fn values(&self, row: usize) -> Result<Option<&[f32]>, StoreError> {
-        (**self).values(row)
+    fn standing(&self, row: usize) -> Standing<'_> {
+        (**self).standing(row)
+    }
+
+    fn locate(&self, rows: &[usize]) -> Located<'_> {
+        (**self).locate(rows)
     }
 
     fn has_hash(&self, row: usize) -> Result<Option<bool>, StoreError> {
         (**self).has_hash(row)
-    }
-
-    fn stretches(&self, rows: &[usize]) -> Stretches {
-        (**self).stretches(rows)
     }
 
     fn ahead(&self, stretches: &Stretches) {
@@ -288,20 +285,20 @@ impl Records for StoredRecords {
         self.run.tensor(self.rows.at(row)).map(Elements::Stored)
     }
 
-    fn values(&self, row: usize) -> Result<Option<&[f32]>, StoreError> {
+    fn standing(&self, row: usize) -> Standing<'_> {
+        self.rows.standing(row)
+    }
+
+    fn locate(&self, rows: &[usize]) -> Located<'_> {
         if self.run.manifest().imported.is_some() {
-            return Ok(None);
+            return Located::none(rows.len());
         }
-        self.run.values(self.rows.at(row))
+        self.run.locate(rows.iter().map(|&row| self.rows.at(row)))
     }
 
     fn has_hash(&self, row: usize) -> Result<Option<bool>, StoreError> {
         let tensor = self.run.tensor(self.rows.at(row))?;
         Ok(tensor.has_hash(&self.rows.meta(row).blake3()))
-    }
-
-    fn stretches(&self, rows: &[usize]) -> Stretches {
-        self.run.stretches(rows.iter().map(|&row| self.rows.at(row)))
     }
 
     fn ahead(&self, stretches: &Stretches) {

@@ -93,30 +93,92 @@ impl CompareReport {
 }
 
 fn stages(comparison: &Comparison<'_>) -> Vec<StageSummary> {
-    let mut steps_of: HashMap<&str, Vec<usize>, Folding> = HashMap::with_hasher(Folding::new());
-    for (i, step) in comparison.plan.steps.iter().enumerate() {
-        steps_of.entry(step.key.stage.as_str()).or_default().push(i);
+    let mut stages = Stages::new();
+    let steps = comparison.plan.steps.iter().zip(&comparison.outcomes);
+    for (i, (step, outcome)) in steps.enumerate() {
+        let of = stages.get(step.key.stage.as_str());
+        of.counts.add(outcome.verdict);
+        of.errors.extend(outcome.rel_l2());
+        if let Some(distance) = &outcome.distance
+            && of
+                .worst
+                .is_none_or(|(_, worst)| distance.rel_l2.total_cmp(&worst).is_gt())
+        {
+            of.worst = Some((i, distance.rel_l2));
+        }
     }
-    let rank = |stage| comparison.graph.rank(stage).unwrap_or(usize::MAX);
-    let by_stage: BTreeMap<_, _> = steps_of
-        .into_iter()
-        .map(|(stage, steps)| ((rank(stage), stage), steps))
-        .collect();
-    let summary = |((_, stage), steps): ((usize, &str), Vec<usize>)| {
-        let mut counts = Counts::default();
-        steps
-            .iter()
-            .for_each(|&i| counts.add(comparison.outcomes[i].verdict));
-        let spread = spread(comparison, &steps);
+    let rank = |stage| (comparison.graph.rank(stage).unwrap_or(usize::MAX), stage);
+    stages
+        .all
+        .sort_unstable_by(|a, b| rank(a.stage).cmp(&rank(b.stage)));
+    let summary = |of: OfStage<'_>| {
+        let spread = spread(of.errors);
         StageSummary {
-            stage: stage.to_owned(),
-            counts,
+            stage: of.stage.to_owned(),
+            counts: of.counts,
             median_rel_l2: spread.map(|s| s.median),
             max_rel_l2: spread.map(|s| s.largest),
-            worst: Worst::of(comparison, steps.into_iter()),
+            worst: of
+                .worst
+                .and_then(|(i, _)| Worst::of(comparison, std::iter::once(i))),
         }
     };
-    by_stage.into_iter().map(summary).collect()
+    stages.all.into_iter().map(summary).collect()
+}
+
+/// What is gathered of one stage.
+struct OfStage<'a> {
+    stage: &'a str,
+    counts: Counts,
+    /// Relative L2 of what was compared.
+    errors: Vec<f64>,
+    /// The step that is furthest apart of those that were measured, the first of several, and its relative L2.
+    worst: Option<(usize, f64)>,
+}
+
+/// The stages of the steps, as they are met.
+struct Stages<'a> {
+    all: Vec<OfStage<'a>>,
+    numbers: HashMap<&'a str, usize, Folding>,
+    last: usize,
+    /// The stage that came after each, when that was met last: most layers have the stages of the layer before.
+    after: Vec<usize>,
+}
+
+impl<'a> Stages<'a> {
+    fn new() -> Self {
+        Self {
+            all: Vec::new(),
+            numbers: HashMap::with_hasher(Folding::new()),
+            last: 0,
+            after: Vec::new(),
+        }
+    }
+
+    fn get(&mut self, stage: &'a str) -> &mut OfStage<'a> {
+        let expected = self.after.get(self.last).copied();
+        let number = expected
+            .filter(|&n| self.all[n].stage == stage)
+            .unwrap_or_else(|| self.number(stage));
+        if let Some(after) = self.after.get_mut(self.last) {
+            *after = number;
+        }
+        self.last = number;
+        &mut self.all[number]
+    }
+
+    fn number(&mut self, stage: &'a str) -> usize {
+        *self.numbers.entry(stage).or_insert_with(|| {
+            self.all.push(OfStage {
+                stage,
+                counts: Counts::default(),
+                errors: Vec::new(),
+                worst: None,
+            });
+            self.after.push(0);
+            self.all.len() - 1
+        })
+    }
 }
 
 /// The median of sorted numbers: of an even count, the upper one of the two in the middle.
@@ -133,10 +195,8 @@ struct Spread {
     largest: f64,
 }
 
-/// The relative L2 of those steps that were compared; none where none was.
-fn spread(comparison: &Comparison<'_>, steps: &[usize]) -> Option<Spread> {
-    let of = |&i: &usize| comparison.outcomes[i].rel_l2();
-    let mut errors: Vec<f64> = steps.iter().filter_map(of).collect();
+/// The spread of the relative L2 of what was compared; none where nothing was.
+fn spread(mut errors: Vec<f64>) -> Option<Spread> {
     let (records, middle) = (errors.len(), errors.len() / 2);
     let largest = errors.iter().copied().max_by(f64::total_cmp)?;
     let (_, &mut median, _) = errors.select_nth_unstable_by(middle, f64::total_cmp);
@@ -163,14 +223,14 @@ fn growth_stage(comparison: &Comparison<'_>) -> Option<String> {
 }
 
 fn growth(comparison: &Comparison<'_>, stage: &str) -> Vec<LayerError> {
-    let mut layers: BTreeMap<i32, Vec<usize>> = BTreeMap::new();
-    for (i, step) in comparison.plan.steps.iter().enumerate() {
+    let mut layers: BTreeMap<i32, Vec<f64>> = BTreeMap::new();
+    for (step, outcome) in comparison.plan.steps.iter().zip(&comparison.outcomes) {
         if step.key.stage == stage && step.key.layer >= 0 {
-            layers.entry(step.key.layer).or_default().push(i);
+            layers.entry(step.key.layer).or_default().extend(outcome.rel_l2());
         }
     }
-    let of_layer = |(layer, steps): (i32, Vec<usize>)| {
-        let spread = spread(comparison, &steps)?;
+    let of_layer = |(layer, errors): (i32, Vec<f64>)| {
+        let spread = spread(errors)?;
         Some(LayerError {
             layer,
             records: spread.records as u64,

@@ -15,6 +15,7 @@ use crate::{
 };
 use bitnet_trace_schema::StageGraph;
 use serde::Serialize;
+use std::ops::ControlFlow;
 
 /// The stage that is compared.
 pub const LOGITS: &str = "logits";
@@ -280,12 +281,14 @@ fn position(
     let (x, y) = (left.records.elements(l)?, right.records.elements(r)?);
     let outcome = match by_metadata(a, b) {
         // Another vocabulary size is a fault of one side, not of the comparison.
-        Some(outcome) if matches!(outcome.reason.as_deref(), Some(Reason::Shapes { .. })) => Outcome {
-            verdict: Verdict::Diverged,
-            ..outcome
-        },
-        Some(outcome) => outcome,
-        None => {
+        ControlFlow::Break(outcome) if matches!(outcome.reason.as_deref(), Some(Reason::Shapes { .. })) => {
+            Outcome {
+                verdict: Verdict::Diverged,
+                ..outcome
+            }
+        }
+        ControlFlow::Break(outcome) => outcome,
+        ControlFlow::Continue(_) => {
             let (gates, _) = options.tolerance.gates(a.stage, a.layer, [a.dtype, b.dtype]);
             by_elements((a, &x), (b, &y), gates, options.nan_equal)
                 .map_err(|wrong| damaged(left, right, step, wrong))?

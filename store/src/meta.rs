@@ -42,6 +42,39 @@ pub struct Meta<'a> {
     pub(crate) rest: Rest<'a>,
 }
 
+/// What the order of a record among the others follows from: a part of its [`Meta`], and cheaper.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing<'a> {
+    /// Which sequence of a batch; 0 where there is one.
+    pub request: i32,
+    /// Token position in its sequence, from 0.
+    pub seq: i64,
+    /// Layer from 0; -1 or -2 where there is none.
+    pub layer: i32,
+    /// Word of the stage vocabulary, or one of the user's.
+    pub stage: &'a Text,
+    /// Order of execution in the run; the tokens of a batch share it.
+    pub op_index: i64,
+    /// Which forward call of the run, from 0.
+    pub pass: i32,
+    /// How many records of the same pass and key came before this one.
+    pub occurrence: i32,
+}
+
+impl<'a> From<Meta<'a>> for Standing<'a> {
+    fn from(meta: Meta<'a>) -> Self {
+        Self {
+            request: meta.request,
+            seq: meta.seq,
+            layer: meta.layer,
+            stage: meta.stage,
+            op_index: meta.op_index,
+            pass: meta.pass,
+            occurrence: meta.occurrence,
+        }
+    }
+}
+
 /// Where hash and statistics are: they are made when they are asked for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Rest<'a> {

@@ -5,7 +5,7 @@
 //! and is decoded where it lies whenever it is asked for. The rows of a part stand in the order of [`Rows`]. Blobs are
 //! hashed: what does not match is damage to the index. Nothing in them is believed beyond that.
 
-use crate::meta::{Meta, Rest};
+use crate::meta::{Meta, Rest, Standing};
 use crate::rows::At;
 use bitnet_trace_schema::part::Place;
 use bitnet_trace_schema::{DType, RecordMeta, Stats, Text};
@@ -348,6 +348,20 @@ impl PartRows {
         }
     }
 
+    pub(crate) fn standing(&self, row: usize) -> Standing<'_> {
+        let row = Fixed::read(&self.rows()[row]);
+        let kind = self.kind(&row);
+        Standing {
+            request: row.request,
+            seq: row.seq,
+            layer: kind.layer,
+            stage: &kind.stage,
+            op_index: row.op_index,
+            pass: row.pass,
+            occurrence: row.occurrence,
+        }
+    }
+
     pub(crate) fn at(&self, row: usize) -> At {
         let row = Fixed::read(&self.rows()[row]);
         let kind = self.kind(&row);
@@ -428,6 +442,7 @@ mod tests {
         let part = unpacked(&packer.finish()).expect("whole blobs");
         for (row, of) in [1, 0, 2, 3].into_iter().enumerate() {
             assert_eq!(part.meta(row).to_record(), records[of]);
+            assert_eq!(part.standing(row), part.meta(row).into());
             let at = part.at(row);
             assert_eq!((at.part, at.part_row, at.dtype), (7, of as u64, DType::BF16));
             assert_eq!(

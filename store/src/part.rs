@@ -62,6 +62,13 @@ impl PartMap {
         })
     }
 
+    /// The bytes of `count` f32 values from `offset` on; none where the part does not reach so far: neither the index nor
+    /// the caller is believed.
+    pub(crate) fn place(&self, (offset, count): (u64, u64)) -> Option<Range<usize>> {
+        let end = count.checked_mul(4)?.checked_add(offset)?;
+        (end <= self.bytes.len() as u64).then_some(offset as usize..end as usize)
+    }
+
     /// Maps the pages of these bytes at once, where the system can: much cheaper than a fault for every few pages. Who reads
     /// this much reads on: what is not in the page cache comes there in large pages.
     pub(crate) fn populate(&self, bytes: Range<usize>) {

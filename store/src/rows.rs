@@ -1,6 +1,6 @@
 //! The records of a run, as they are read.
 
-use crate::meta::Meta;
+use crate::meta::{Meta, Standing};
 use crate::packed::{Order, PartRows};
 use crate::records::Row;
 use bitnet_trace_schema::DType;
@@ -84,6 +84,15 @@ impl Rows {
     pub fn meta(&self, row: usize) -> Meta<'_> {
         let (part, row) = self.place(row);
         part.meta(row)
+    }
+
+    /// Where record `row` stands among the others.
+    ///
+    /// # Panics
+    /// If there are not so many.
+    pub fn standing(&self, row: usize) -> Standing<'_> {
+        let (part, row) = self.place(row);
+        part.standing(row)
     }
 
     /// Number of elements of record `row`.

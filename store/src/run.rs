@@ -36,6 +36,26 @@ struct OpenPart {
 #[derive(Debug, Clone, Default)]
 pub struct Stretches(Vec<(u32, Range<usize>)>);
 
+/// Where the f32 values of some records of a run are ([`Run::locate`]).
+#[derive(Debug, Clone, Default)]
+pub struct Located<'a> {
+    /// The values of each, in the order of the records, where they lie in a mapped part; none where none are kept, or where
+    /// [`Run::tensor`] has to copy them, or tells what is wrong.
+    pub values: Vec<Option<&'a [f32]>>,
+    /// All of them, as stretches of the parts.
+    pub stretches: Stretches,
+}
+
+impl Located<'_> {
+    /// Nothing of `count` records is found.
+    pub fn none(count: usize) -> Self {
+        Self {
+            values: vec![None; count],
+            stretches: Stretches::default(),
+        }
+    }
+}
+
 impl Run {
     /// Opens a run's directory (`…/run=NAME`), or the newest run of a database: [`Run::name`] tells which.
     ///
@@ -182,23 +202,23 @@ impl Run {
         Ok(TensorRef::new(at.dtype, values, raw))
     }
 
-    /// The f32 values of a record of this run where they lie in the mapped part; none where none are kept, or where
-    /// they have to be copied ([`Run::tensor`]).
-    ///
-    /// # Errors
-    /// As [`Run::tensor`].
-    pub fn values(&self, record: impl Into<At>) -> Result<Option<&[f32]>, StoreError> {
-        let Some((map, place)) = self.values_of(record.into())? else {
-            return Ok(None);
-        };
-        Ok(tensor::floats(&map.bytes[place]))
-    }
-
-    /// Where the values of these records lie, as stretches of the parts. What is wrong with a row is told by who reads it.
-    pub fn stretches(&self, records: impl IntoIterator<Item = At>) -> Stretches {
-        let mut all: Vec<(u32, Range<usize>)> = Vec::new();
+    /// Finds the f32 values of these records where they lie in the mapped parts.
+    pub fn locate(&self, records: impl ExactSizeIterator<Item = At>) -> Located<'_> {
+        let mut located = Located::default();
+        located.values.reserve_exact(records.len());
+        let all = &mut located.stretches.0;
+        // Most records are in the part of the one before.
+        let mut last_map = None;
         for at in records {
-            let Ok(Some((_, place))) = self.values_of(at) else {
+            let map = last_map.filter(|(part, _)| *part == at.part);
+            let map = map.or_else(|| Some((at.part, self.map_of(at.part)?.ok()?)));
+            last_map = map.or(last_map);
+            let place = map.and_then(|(_, map)| Some((map, map.place(at.values?)?)));
+            let values = place
+                .as_ref()
+                .and_then(|(map, place)| tensor::floats(&map.bytes[place.clone()]));
+            located.values.push(values);
+            let Some((_, place)) = place else {
                 continue;
             };
             match all.last_mut() {
@@ -212,7 +232,7 @@ impl Run {
                 _ => all.push((at.part, place)),
             }
         }
-        Stretches(all)
+        located
     }
 
     /// Says that the values in these stretches are going to be read: their pages are mapped at once.
@@ -235,17 +255,18 @@ impl Run {
 
     /// The part of a row that keeps values, and where they are in it.
     fn values_of(&self, at: At) -> Result<Option<(&PartMap, Range<usize>)>, StoreError> {
-        let Some((offset, count)) = at.values else {
+        let Some(values) = at.values else {
             return Ok(None);
         };
         let foreign = || self.foreign(at);
-        let map = self.parts.get(&at.part).ok_or_else(foreign)?.map(&self.path)?;
-        // Neither the index nor the caller is believed.
-        let end = count.checked_mul(4).and_then(|n| n.checked_add(offset));
-        let end = end
-            .filter(|&end| end <= map.bytes.len() as u64)
-            .ok_or_else(foreign)?;
-        Ok(Some((map, offset as usize..end as usize)))
+        let map = self.map_of(at.part).ok_or_else(foreign)??;
+        let place = map.place(values).ok_or_else(foreign)?;
+        Ok(Some((map, place)))
+    }
+
+    /// The map of a part; none where the run has no such part.
+    fn map_of(&self, part: u32) -> Option<Result<&PartMap, StoreError>> {
+        Some(self.parts.get(&part)?.map(&self.path))
     }
 
     fn foreign(&self, at: At) -> StoreError {

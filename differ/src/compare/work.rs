@@ -19,7 +19,7 @@ use std::{
 /// What a thread takes at a time: enough for few turns, little enough for all threads to end together.
 const BYTES: i64 = 8 << 20;
 /// Pairs of it, where they are small.
-const PAIRS: usize = 2048;
+const PAIRS: usize = 8192;
 
 /// A position, in causal order.
 type Place = (i32, i64);
@@ -184,7 +184,7 @@ impl Work<'_> {
         drop(rest);
         (!steps.is_empty()).then(|| Piece {
             start,
-            outcomes: vec![Outcome::plain(Verdict::MissingRight); steps.len()],
+            outcomes: Vec::with_capacity(steps.len()),
             steps,
         })
     }
@@ -192,28 +192,35 @@ impl Work<'_> {
     fn piece(&self, piece: &mut Piece) {
         let (left, right) = (self.judge.left.records, self.judge.right.records);
         // What is not known at once is read, all of it together.
+        let steps = piece.steps.len();
         let (mut open, mut l, mut r) = (Vec::new(), Vec::new(), Vec::new());
-        for (i, (step, outcome)) in piece.steps.iter().zip(&mut piece.outcomes).enumerate() {
-            let pair = match self.judge.open(step) {
-                Known::Outcome(known) => {
-                    *outcome = known;
-                    None
-                }
-                Known::Pair(pair) => Some(pair),
+        open.reserve_exact(steps);
+        l.reserve_exact(steps);
+        r.reserve_exact(steps);
+        for (i, step) in piece.steps.iter().enumerate() {
+            let (known, pair) = match self.judge.open(step) {
+                Known::Outcome(known) => (known, None),
+                Known::Pair(pair) => (Outcome::plain(Verdict::Incomparable), Some(pair)),
             };
+            piece.outcomes.push(known);
             if pair.is_some() || self.judge.options.verify {
                 open.push((i, pair));
                 l.extend(step.left());
                 r.extend(step.right());
             }
         }
-        let stretches = (left.stretches(&l), right.stretches(&r));
-        left.ahead(&stretches.0);
-        right.ahead(&stretches.1);
+        let (l, r) = (left.locate(&l), right.locate(&r));
+        left.ahead(&l.stretches);
+        right.ahead(&r.stretches);
+        // A pair has a row, and so an entry, on both sides; without verifying, nothing else is open.
+        let mut located = l.values.iter().zip(&r.values);
         for (i, pair) in open {
             let step = &piece.steps[i];
             let judged = match pair {
-                Some(pair) if !self.judge.options.verify => self.judge.by_elements(step, &pair, false),
+                Some(pair) if !self.judge.options.verify => {
+                    let values = located.next().map_or((None, None), |(x, y)| (*x, *y));
+                    self.judge.by_located(step, &pair, values)
+                }
                 _ => self.judge.verified(step),
             };
             match judged {
@@ -235,8 +242,8 @@ impl Work<'_> {
                 end.position = Some(end.position.map_or(place(step), |last| last.min(place(step))));
             }
         }
-        left.done(&stretches.0);
-        right.done(&stretches.1);
+        left.done(&l.stretches);
+        right.done(&r.stretches);
     }
 
     fn failed(&self, at: usize, place: Place, error: Error) {

@@ -71,7 +71,7 @@ impl<'a> Indexed<'a> {
         // As they lie in the parts.
         rows.sort_unstable();
         let records = self.side.records;
-        records.done(&records.stretches(&rows));
+        records.done(&records.locate(&rows).stretches);
     }
 
     /// Every token that has a record.

@@ -3,7 +3,7 @@
 use super::{Convention, Mapping, MappingError, Which, head_major};
 use crate::records::{Elements, Records};
 use bitnet_trace_schema::{DType, LAYER_ALL, LAYER_MODEL, RecordMeta, StageGraph, StageScope, Stats, Text};
-use bitnet_trace_store::{Filter, Meta, StoreError, Stretches};
+use bitnet_trace_store::{Filter, Located, Meta, Standing, StoreError, Stretches};
 use serde::Serialize;
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -143,6 +143,14 @@ impl<R: Records> Records for Mapped<R> {
         self.meta_of(self.row(row))
     }
 
+    fn standing(&self, row: usize) -> Standing<'_> {
+        let row = self.row(row);
+        match self.change(row) {
+            None => self.inner.standing(row),
+            Some(_) => self.meta_of(row).into(),
+        }
+    }
+
     fn is_by_position(&self) -> bool {
         // Neither is changed, and rows are kept in order.
         self.inner.is_by_position()
@@ -160,20 +168,19 @@ impl<R: Records> Records for Mapped<R> {
         }
     }
 
-    fn values(&self, row: usize) -> Result<Option<&[f32]>, StoreError> {
-        let row = self.row(row);
-        match self.change(row).and_then(|c| c.convention.as_ref()) {
-            None => self.inner.values(row),
-            Some(_) => Ok(None),
+    fn locate(&self, rows: &[usize]) -> Located<'_> {
+        let rows = self.rows(rows);
+        let mut located = self.inner.locate(&rows);
+        for (values, &row) in located.values.iter_mut().zip(&rows) {
+            if self.change(row).is_some_and(|c| c.convention.is_some()) {
+                *values = None;
+            }
         }
+        located
     }
 
     fn has_hash(&self, row: usize) -> Result<Option<bool>, StoreError> {
         self.inner.has_hash(self.row(row))
-    }
-
-    fn stretches(&self, rows: &[usize]) -> Stretches {
-        self.inner.stretches(&self.rows(rows))
     }
 
     fn ahead(&self, stretches: &Stretches) {

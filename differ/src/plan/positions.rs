@@ -3,7 +3,7 @@
 use super::folding::Folding;
 use crate::records::Records;
 use bitnet_trace_schema::{StageGraph, Text};
-use bitnet_trace_store::Meta;
+use bitnet_trace_store::Standing;
 use std::collections::HashMap;
 
 /// A row of a run, with what its order and its visit follow from.
@@ -111,7 +111,7 @@ impl<'a> Positions<'a> {
     /// The next position.
     pub(super) fn next(&mut self) -> Option<Position<'a, '_>> {
         let heads = self.runs.iter().filter_map(Run::head);
-        let (request, seq) = heads.map(|(_, meta)| (meta.request, meta.seq)).min()?;
+        let (request, seq) = heads.map(|(_, at)| (at.request, at.seq)).min()?;
         for run in &mut self.runs {
             run.read((request, seq));
         }
@@ -201,8 +201,8 @@ impl<'a> Run<'a> {
     fn new(records: &'a dyn Records, hasher: Folding) -> Self {
         let order = (!records.is_by_position()).then(|| {
             let position = |&row: &usize| {
-                let meta = records.meta(row);
-                (meta.request, meta.seq)
+                let at = records.standing(row);
+                (at.request, at.seq)
             };
             let mut order: Vec<_> = (0..records.len()).collect();
             order.sort_by_cached_key(position);
@@ -219,25 +219,25 @@ impl<'a> Run<'a> {
     }
 
     /// The next row.
-    fn head(&self) -> Option<(usize, Meta<'a>)> {
+    fn head(&self) -> Option<(usize, Standing<'a>)> {
         if self.next == self.records.len() {
             return None;
         }
         let row = self.order.as_ref().map_or(self.next, |order| order[self.next]);
-        Some((row, self.records.meta(row)))
+        Some((row, self.records.standing(row)))
     }
 
     /// Reads the rows of a position, if they are the next.
     fn read(&mut self, position: (i32, i64)) {
         self.rows.clear();
-        while let Some((row, meta)) = self.head().filter(|(_, m)| (m.request, m.seq) == position) {
+        while let Some((row, at)) = self.head().filter(|(_, at)| (at.request, at.seq) == position) {
             self.rows.push(Row {
                 row,
-                layer: meta.layer,
-                stage: meta.stage,
-                op_index: meta.op_index,
-                pass: meta.pass,
-                occurrence: meta.occurrence,
+                layer: at.layer,
+                stage: at.stage,
+                op_index: at.op_index,
+                pass: at.pass,
+                occurrence: at.occurrence,
                 visit: 0,
             });
             self.next += 1;
