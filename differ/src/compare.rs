@@ -367,7 +367,7 @@ impl<'a> Judge<'a> {
             }
         }
         match self.open(step) {
-            Known::Pair(pair) => self.by_elements(step, pair.rows, self.located(pair.rows), false),
+            Known::Pair(pair) => self.by_located(step, &pair, self.located(pair.rows)),
             Known::Outcome(outcome) => Ok(outcome),
         }
     }

@@ -210,10 +210,14 @@ impl Run {
         // Most records are in the part of the one before.
         let mut last_map = None;
         for at in records {
-            let map = last_map.filter(|(part, _)| *part == at.part);
-            let map = map.or_else(|| Some((at.part, self.map_of(at.part)?.ok()?)));
-            last_map = map.or(last_map);
-            let place = map.and_then(|(_, map)| Some((map, map.place(at.values?)?)));
+            let place = at.values.and_then(|values| {
+                let map = last_map.filter(|(part, _)| *part == at.part);
+                let (_, map) = *last_map.insert(match map {
+                    Some(map) => map,
+                    None => (at.part, self.map_of(at.part)?.ok()?),
+                });
+                Some((map, map.place(values)?))
+            });
             let values = place
                 .as_ref()
                 .and_then(|(map, place)| tensor::floats(&map.bytes[place.clone()]));

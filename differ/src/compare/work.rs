@@ -193,10 +193,8 @@ impl Work<'_> {
         let (left, right) = (self.judge.left.records, self.judge.right.records);
         // What is not known at once is read, all of it together.
         let steps = piece.steps.len();
-        let (mut open, mut l, mut r) = (Vec::new(), Vec::new(), Vec::new());
-        open.reserve_exact(steps);
-        l.reserve_exact(steps);
-        r.reserve_exact(steps);
+        let mut open = Vec::with_capacity(steps);
+        let (mut l, mut r) = (Vec::with_capacity(steps), Vec::with_capacity(steps));
         for (i, step) in piece.steps.iter().enumerate() {
             let (known, pair) = match self.judge.open(step) {
                 Known::Outcome(known) => (known, None),
