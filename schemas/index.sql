@@ -56,13 +56,3 @@ CREATE TABLE records (
 );
 CREATE INDEX records_by_key ON records (run_id, seq, layer, stage);
 CREATE INDEX records_by_part ON records (part_id);
-
--- The same rows, for programs that read all of them: of each part first what many rows share, then the rest of some
--- thousand rows a blob. The layout belongs to the version of the index and is nothing to rely on.
-CREATE TABLE packed_records (
-    part_id INTEGER NOT NULL REFERENCES parts(id) ON DELETE CASCADE,
-    blob    INTEGER NOT NULL,             -- from 0
-    xxh3    INTEGER NOT NULL,             -- XXH3 of `bytes`, 64 bits
-    bytes   BLOB NOT NULL,
-    PRIMARY KEY (part_id, blob)
-);

@@ -13,6 +13,7 @@ pub mod mutate;
 pub mod part;
 pub mod read;
 pub mod replay;
+pub mod rows;
 pub mod run;
 pub mod selection;
 pub mod stages;

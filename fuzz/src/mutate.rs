@@ -62,6 +62,34 @@ pub fn part(bytes: &mut Vec<u8>, max: usize, random: &mut Random) {
     }
 }
 
+/// Changes a row table in place: its check puts the checksum right. Sometimes whole lines of 64 bytes, of which sections are
+/// made, are left out, doubled or swapped, and seldom it is whatever libFuzzer likes.
+pub fn rows(bytes: &mut Vec<u8>, max: usize, random: &mut Random) {
+    const LINE: usize = 64;
+    let lines = bytes.len() / LINE;
+    let kind = random.below(16);
+    if lines < 3 || kind == 0 {
+        return anything(bytes, max);
+    }
+    let (chosen, other) = (random.below(lines) * LINE, random.below(lines) * LINE);
+    match kind {
+        1 => drop(bytes.drain(chosen..chosen + LINE)),
+        2 if bytes.len() + LINE <= max => {
+            drop(bytes.splice(other..other, bytes[chosen..chosen + LINE].to_vec()))
+        }
+        3 if chosen != other => {
+            let (low, high) = bytes.split_at_mut(chosen.max(other));
+            low[chosen.min(other)..][..LINE].swap_with_slice(&mut high[..LINE]);
+        }
+        // the head and the names, where most of what can be wrong is
+        4..=9 => {
+            let end = (10 * LINE).min(bytes.len());
+            in_place(&mut bytes[LINE..end], random);
+        }
+        _ => in_place(bytes, random),
+    }
+}
+
 /// Changes a journal: entries in place, as a whole, left out, twice or swapped, with lengths and checksums put
 /// right. Where the result is no journal, or sometimes, whatever libFuzzer likes.
 pub fn journal(bytes: &mut Vec<u8>, max: usize, random: &mut Random) {

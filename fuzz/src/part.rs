@@ -8,7 +8,7 @@ const MANIFEST: &str = r#"{"format_version": 1, "run": "golden", "state": "faile
 /// Bytes are a part of which every tensor can be read, or an error.
 pub fn check(data: &[u8]) {
     let dir = tempfile::tempdir().expect("a folder");
-    // Not `run=golden`: a run beside no others keeps its index in memory.
+    // Not `run=golden`: a run beside no others gets neither an index nor row tables.
     std::fs::write(dir.path().join("run.json"), MANIFEST).expect("written");
     std::fs::write(dir.path().join("part-00000.parquet"), data).expect("written");
     let _ = read::all(dir.path());

@@ -69,7 +69,7 @@ impl Database {
         let place = Place::in_database(path);
         // A folder that is not a database yet does not get an index.
         let place = match place.file() {
-            Some(file) if names.is_empty() && !file.exists() => Place::in_memory(),
+            Some(file) if names.is_empty() && !file.exists() => Place::Memory,
             _ => place,
         };
         let (mut files, mut errors) = (Vec::new(), BTreeMap::new());
@@ -81,8 +81,9 @@ impl Database {
                 }
             }
         }
-        let (index, (outcomes, rows)) = index::with(place, |sql| {
-            let outcomes = update::update(sql, &files, Scope::Database)?;
+        let (index, (outcomes, rows)) = index::with(place, |sql, tables| {
+            let outcomes = update::update(sql, tables, &files, Scope::Database)?;
+            tables.inspect(|tables| tables.keep(&names));
             Ok(Ok((outcomes, row_counts(sql)?)))
         })?;
         errors.extend(

@@ -199,6 +199,16 @@ pub enum StoreError {
         /// What is wrong.
         problem: String,
     },
+    /// A part of more rows than are numbered.
+    #[error("{} has {rows} rows, more than are read of one part ({limit}); record fewer rows a part", path.display())]
+    TooManyRows {
+        /// The part.
+        path: PathBuf,
+        /// Its rows.
+        rows: u64,
+        /// Most rows of a part that is read.
+        limit: u64,
+    },
     /// The Parquet library could not decode a part.
     #[error("{} is damaged: {problem}; copy it again, or record the run anew", path.display())]
     Decode {

@@ -5,15 +5,14 @@
 //! place.
 
 use crate::StoreError;
+use crate::table::Folder;
 use bitnet_trace_schema::{INDEX_DDL, run_dir};
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Version of the index's tables and of what is written into them.
-const VERSION: i64 = 2;
+const VERSION: i64 = 3;
 /// "bntd": tells our file from a database of someone else's that has the same name.
 const APPLICATION_ID: i64 = 0x626e_7464;
 /// Bytes of a page.
@@ -26,8 +25,8 @@ const BUSY: Duration = Duration::from_secs(120);
 pub(crate) enum Place {
     /// In a file.
     File(PathBuf),
-    /// In memory, shared by the connections of this process that open the same URI.
-    Memory(String),
+    /// In memory, of one connection.
+    Memory,
 }
 
 impl Place {
@@ -36,24 +35,22 @@ impl Place {
         Self::File(dir.join(run_dir::INDEX))
     }
 
-    /// An index in memory that no one else has.
-    pub(crate) fn in_memory() -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let n = NEXT.fetch_add(1, Ordering::Relaxed);
-        Self::Memory(format!("file:/bitnet-trace-index-{n}?vfs=memdb"))
-    }
-
     pub(crate) fn file(&self) -> Option<&Path> {
         match self {
             Self::File(path) => Some(path),
-            Self::Memory(_) => None,
+            Self::Memory => None,
         }
+    }
+
+    /// Where row tables are kept: beside the index's file.
+    pub(crate) fn tables(&self) -> Option<Folder> {
+        Some(Folder::of(self.file()?.parent()?))
     }
 
     pub(crate) fn error(&self, source: rusqlite::Error) -> StoreError {
         let path = match self {
             Self::File(path) => path.display().to_string(),
-            Self::Memory(_) => "in memory".into(),
+            Self::Memory => "in memory".into(),
         };
         StoreError::Index { path, source }
     }
@@ -66,37 +63,55 @@ pub(crate) struct Index {
     pub(crate) place: Place,
 }
 
-/// Runs `work` on the index at `place`: on the file as it is; if that fails because it is damaged, on a
-/// new file; and if no file will do, on an index in memory.
+/// What is done with an index: it is brought up to date, from nothing if need be. A [`StoreError`] is final.
+type Work<T> = rusqlite::Result<Result<T, StoreError>>;
+
+/// Runs `work` on the index at `place`: in its file, and if no file will do, on an index in memory.
 ///
-/// `work` brings the index up to date, from nothing if need be. Its own [`StoreError`]s are final.
+/// `work` is told where row tables are kept.
 pub(crate) fn with<T>(
     place: Place,
-    mut work: impl FnMut(&mut Connection) -> Result<Result<T, StoreError>, rusqlite::Error>,
+    mut work: impl FnMut(&mut Connection, Option<&Folder>) -> Work<T>,
 ) -> Result<(Index, T), StoreError> {
-    if let Place::File(path) = &place
-        // A link would make us write wherever it points.
-        && !path.is_symlink()
-    {
-        for _ in 0..2 {
-            match open(&place).and_then(|mut sql| Ok((work(&mut sql)?, sql))) {
-                Ok((result, sql)) => return result.map(|value| (Index { sql, place }, value)),
-                Err(error) if is_damage(&error) => remove(path),
-                Err(_) => break,
-            }
-        }
+    let tables = place.tables();
+    if let Some(done) = in_file(&place, |sql| work(sql, tables.as_ref())) {
+        return done.map(|(sql, value)| (Index { sql, place }, value));
     }
-    let place = match place {
-        Place::File(_) => Place::in_memory(),
-        memory => memory,
-    };
+    let place = Place::Memory;
     let mut sql = open(&place).map_err(|e| place.error(e))?;
-    let value = work(&mut sql).map_err(|e| place.error(e))??;
+    let value = work(&mut sql, None).map_err(|e| place.error(e))??;
+    end_reading(&sql).map_err(|e| place.error(e))?;
     Ok((Index { sql, place }, value))
 }
 
+/// Runs `work` on the file as it is, or if that fails because it is damaged, on a new one; none where no file will do.
+pub(crate) fn in_file<T>(
+    place: &Place,
+    mut work: impl FnMut(&mut Connection) -> Work<T>,
+) -> Option<Result<(Connection, T), StoreError>> {
+    let path = place.file()?;
+    // A link would make us write wherever it points.
+    if path.is_symlink() {
+        return None;
+    }
+    let mut attempt = || {
+        let mut sql = open(place)?;
+        let result = work(&mut sql)?;
+        end_reading(&sql)?;
+        Ok((sql, result))
+    };
+    for _ in 0..2 {
+        match attempt() {
+            Ok((sql, result)) => return Some(result.map(|value| (sql, value))),
+            Err(error) if is_damage(&error) => remove(path),
+            Err(_) => return None,
+        }
+    }
+    None
+}
+
 /// Whether SQLite found its file damaged.
-pub(crate) fn is_damage(error: &rusqlite::Error) -> bool {
+fn is_damage(error: &rusqlite::Error) -> bool {
     matches!(
         error.sqlite_error_code(),
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
@@ -104,7 +119,7 @@ pub(crate) fn is_damage(error: &rusqlite::Error) -> bool {
 }
 
 /// Deletes a damaged index, and its journal, which belongs to the damaged file only.
-pub(crate) fn remove(path: &Path) {
+fn remove(path: &Path) {
     for ending in ["", "-journal", "-wal", "-shm"] {
         let mut file = path.as_os_str().to_owned();
         file.push(ending);
@@ -113,27 +128,35 @@ pub(crate) fn remove(path: &Path) {
     }
 }
 
-/// Opens an index and sees to it that it has our tables.
+/// Opens an index, sees to it that it has our tables, and begins to read: what is read before [`end_reading`] is of one
+/// moment, and the file is locked and looked at once for all of it.
 fn open(place: &Place) -> rusqlite::Result<Connection> {
     let flags =
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     // SQLite itself opens a write-protected file for reading only.
     let mut sql = match place {
         Place::File(path) => Connection::open_with_flags(path, flags)?,
-        Place::Memory(uri) => Connection::open_with_flags(uri, flags | OpenFlags::SQLITE_OPEN_URI)?,
+        Place::Memory => Connection::open_in_memory_with_flags(flags)?,
     };
     sql.busy_timeout(BUSY)?;
-    // Of a new file: packed rows are blobs of many pages, which are read one by one.
-    sql.pragma_update(None, "page_size", PAGE)?;
-    sql.pragma_update(None, "foreign_keys", true)?;
     // The file may come from anyone: nothing in its schema may call functions with side effects.
-    sql.pragma_update(None, "trusted_schema", false)?;
-    sql.pragma_update(None, "cell_size_check", true)?;
+    sql.execute_batch(
+        "PRAGMA foreign_keys = 1; PRAGMA trusted_schema = 0; PRAGMA cell_size_check = 1; BEGIN",
+    )?;
     sql.set_prepared_statement_cache_capacity(32);
     if !is_ours(&sql)? {
         create(&mut sql)?;
+        sql.execute_batch("BEGIN")?;
     }
     Ok(sql)
+}
+
+/// Ends the reading that [`open`] began: who is going to write must not hold on to what was.
+pub(crate) fn end_reading(sql: &Connection) -> rusqlite::Result<()> {
+    match sql.is_autocommit() {
+        true => Ok(()),
+        false => sql.execute_batch("COMMIT"),
+    }
 }
 
 fn pragma(sql: &Connection, name: &str) -> rusqlite::Result<i64> {
@@ -151,18 +174,36 @@ fn objects(sql: &Connection) -> rusqlite::Result<Objects> {
     rows.collect()
 }
 
+/// What our schema holds, as SQLite tells it.
+fn ours() -> Objects {
+    let mut ours = Objects::new();
+    let mut statement = String::new();
+    for line in INDEX_DDL.lines() {
+        let code = line.split("--").next().unwrap_or_default().trim();
+        if statement.is_empty() && code.is_empty() {
+            continue;
+        }
+        statement.push_str(line);
+        if code.ends_with(';') {
+            let sql = statement.trim_end().trim_end_matches(';');
+            let mut words = sql.split_whitespace().skip(1).map(str::to_owned);
+            if let (Some(kind), Some(name)) = (words.next(), words.next()) {
+                ours.push((kind.to_lowercase(), name, sql.to_owned()));
+            }
+            statement.clear();
+        } else {
+            statement.push('\n');
+        }
+    }
+    ours.sort();
+    ours
+}
+
 /// Whether the tables are exactly those of this version.
 fn is_ours(sql: &Connection) -> rusqlite::Result<bool> {
-    if pragma(sql, "user_version")? != VERSION || pragma(sql, "application_id")? != APPLICATION_ID {
-        return Ok(false);
-    }
-    static OURS: OnceLock<Objects> = OnceLock::new();
-    if OURS.get().is_none() {
-        let model = Connection::open_in_memory()?;
-        model.execute_batch(INDEX_DDL)?;
-        let _ = OURS.set(objects(&model)?); // or another thread has just set the same
-    }
-    Ok(OURS.get() == Some(&objects(sql)?))
+    Ok(pragma(sql, "user_version")? == VERSION
+        && pragma(sql, "application_id")? == APPLICATION_ID
+        && objects(sql)? == ours())
 }
 
 /// Makes our tables in place of what another version left.
@@ -170,6 +211,9 @@ fn is_ours(sql: &Connection) -> rusqlite::Result<bool> {
 /// In a transaction and not by deleting the file, so that two processes that find the same old version
 /// do not delete each other's new one.
 fn create(sql: &mut Connection) -> rusqlite::Result<()> {
+    end_reading(sql)?;
+    // Of a new file: most of it are rows of some hundred bytes.
+    sql.pragma_update(None, "page_size", PAGE)?;
     sql.pragma_update(None, "foreign_keys", false)?;
     let transaction = sql.transaction_with_behavior(TransactionBehavior::Immediate)?;
     if !is_ours(&transaction)? {
@@ -188,4 +232,17 @@ fn create(sql: &mut Connection) -> rusqlite::Result<()> {
     }
     transaction.commit()?;
     sql.pragma_update(None, "foreign_keys", true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_schema_is_known_as_sqlite_tells_it() {
+        let model = Connection::open_in_memory().expect("memory");
+        model.execute_batch(INDEX_DDL).expect("our tables");
+        assert_eq!(objects(&model).expect("a schema"), ours());
+        assert_eq!(ours().len(), 6);
+    }
 }

@@ -4,8 +4,9 @@
 //! and [`Database::open`] compare the files with `index.sqlite` beside the runs and read what is new or
 //! changed, so that the index is up to date afterwards. The index is a cache: it may be deleted at any
 //! time, is replaced when it is damaged or of another version, and is kept in memory where the folder
-//! cannot be written. [`Run::records`] finds rows by position, layer, stage and request, in causal order;
-//! [`Run::tensor`] borrows a row's values from the mapped part, at the byte offset that the index holds.
+//! cannot be written. So are the *row tables* beside it, which [`Run::rows`] maps: the records' scalar
+//! columns, in causal order. [`Run::records`] copies those of a position, layer, stage or request;
+//! [`Run::tensor`] borrows a row's values from the mapped part, at the byte offset that its table holds.
 //! [`export`] takes records out, as `.npy` or `.trace` files. [`Database::sql`] is for questions of your own.
 //! [`Run::completeness`] tells whether something is missing. Nothing that a file says is believed: whatever
 //! is wrong with it is a [`StoreError`] that says what, where, and what to try.
@@ -43,13 +44,13 @@ pub mod export;
 pub mod import;
 mod index;
 mod meta;
-mod packed;
 mod part;
 mod records;
 mod recover;
 mod rows;
 mod run;
 mod scan;
+mod table;
 mod tensor;
 mod traces;
 mod update;
@@ -62,7 +63,7 @@ pub use error::StoreError;
 pub use meta::{Meta, Standing};
 pub use records::{Filter, Row};
 pub use recover::{RecoverOptions, RecoverOutcome, RecoverReport, recover, runs_in};
-pub use rows::{At, Rows};
+pub use rows::{At, Column, Position, Rows};
 pub use run::{Located, Run, Stretches};
 pub use rusqlite;
 pub use tensor::TensorRef;

@@ -1,6 +1,6 @@
 //! A record's scalar columns, borrowed from wherever they are kept.
 
-use crate::packed;
+use crate::table::{self, Table};
 use bitnet_trace_schema::{DType, RecordMeta, Stats, Text};
 
 /// Every scalar column of a record, as [`RecordMeta`] has them, borrowed: cheap to make and to copy, however many records
@@ -79,15 +79,15 @@ impl<'a> From<Meta<'a>> for Standing<'a> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Rest<'a> {
     Record(&'a RecordMeta),
-    Packed(&'a packed::Bytes),
+    Table { table: &'a Table, row: usize },
 }
 
 impl<'a> Meta<'a> {
     /// BLAKE3 of the slice's original bytes; none in an imported run that does not know it.
     pub fn hash(&self) -> Option<[u8; 32]> {
         match self.rest {
-            Rest::Record(record) => packed::bytes_of(&record.blake3),
-            Rest::Packed(row) => packed::hash(row),
+            Rest::Record(record) => table::bytes_of(&record.blake3),
+            Rest::Table { table, row } => table.hash(row).copied(),
         }
     }
 
@@ -101,7 +101,7 @@ impl<'a> Meta<'a> {
     pub fn stats(&self) -> Stats {
         match self.rest {
             Rest::Record(record) => record.stats,
-            Rest::Packed(row) => packed::stats(row),
+            Rest::Table { table, row } => table.stats(row),
         }
     }
 

@@ -83,14 +83,17 @@ impl PartMap {
     }
 
     /// Gives back the pages of these bytes: they stay in the page cache, and no longer count as this process's memory.
-    /// Of a long stretch large pages are given back whole, by whoever is done with their end: to take one apart costs
-    /// more than it is worth.
+    /// Of a long stretch large pages are given back whole: to take one apart costs more than it is worth, and who still
+    /// reads the other half maps it again.
     pub(crate) fn release(&self, bytes: Range<usize>) {
-        let large = |at: usize| at.saturating_sub((self.map.as_ptr().addr() + at) % LARGE_PAGE);
+        let map = self.map.as_ptr().addr();
         let bytes = match bytes.len() {
             0..LARGE_PAGE => bytes,
-            _ if bytes.end == self.map.len() => large(bytes.start)..bytes.end,
-            _ => large(bytes.start)..large(bytes.end),
+            _ => {
+                let start = (map + bytes.start) / LARGE_PAGE * LARGE_PAGE;
+                let end = (map + bytes.end).next_multiple_of(LARGE_PAGE);
+                start.saturating_sub(map)..(end - map).min(self.map.len())
+            }
         };
         // SAFETY: the map is of a file, shared and read only: a page that is given back is read from the file again
         // when it is touched, and has the same bytes

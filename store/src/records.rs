@@ -1,12 +1,6 @@
 use crate::meta::Meta;
-use crate::packed::PartRows;
 use crate::rows::{At, Rows};
-use crate::scan::PartStat;
-use crate::update;
 use bitnet_trace_schema::{RecordMeta, selection::glob};
-use rusqlite::ffi::{Error as Code, SQLITE_CORRUPT};
-use rusqlite::{Connection, OptionalExtension};
-use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 /// Which records of a run to take; what is `None` takes all.
@@ -40,7 +34,7 @@ impl Filter {
     }
 }
 
-/// A record as the index holds it: everything but its elements, and where those are.
+/// A record as a copy: everything but its elements, and where those are.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Row {
     /// The record's scalar columns.
@@ -88,55 +82,6 @@ impl From<&Row> for At {
             raw_bytes: row.raw_bytes,
         }
     }
-}
-
-/// All records of the run `name`; `None` if the index has not exactly `parts` of it any more (more parts of a run that is
-/// being recorded are fine, and not read).
-pub(crate) fn read<'a>(
-    sql: &Connection,
-    name: &str,
-    parts: impl Iterator<Item = (u32, &'a PartStat)>,
-) -> rusqlite::Result<Option<Rows>> {
-    // One transaction, so that another process cannot replace the run between the queries.
-    let transaction = sql.unchecked_transaction()?;
-    let mut statement = transaction.prepare_cached("SELECT id FROM runs WHERE name = ?")?;
-    let Some(run_id) = statement.query_row([name], |r| r.get::<_, i64>(0)).optional()? else {
-        return Ok(None);
-    };
-    let known: BTreeMap<String, _> = update::parts(&transaction, run_id)?
-        .into_iter()
-        .map(|p| (p.file.clone(), p))
-        .collect();
-    let mut rows = Vec::new();
-    for (number, stat) in parts {
-        match known.get(&stat.file) {
-            Some(part) if part.is(stat) => rows.push(part_rows(&transaction, number, part)?),
-            _ => return Ok(None),
-        }
-    }
-    Ok(Some(Rows::new(rows)))
-}
-
-/// The rows of one part.
-fn part_rows(sql: &Connection, number: u32, part: &update::KnownPart) -> rusqlite::Result<PartRows> {
-    let damaged = || rusqlite::Error::SqliteFailure(Code::new(SQLITE_CORRUPT), None);
-    let mut statement =
-        sql.prepare_cached("SELECT bytes, xxh3 FROM packed_records WHERE part_id = ? ORDER BY blob")?;
-    let mut blobs = statement.query([part.id])?;
-    let mut rows: Option<PartRows> = None;
-    while let Some(blob) = blobs.next()? {
-        let bytes = blob.get_ref(0)?.as_blob().map_err(|_| damaged())?;
-        if blob.get::<_, i64>(1)? != update::xxh3(bytes) {
-            return Err(damaged());
-        }
-        let taken = match &mut rows {
-            None => PartRows::new(number, bytes).map(|new| rows = Some(new)),
-            Some(rows) => rows.push(bytes),
-        };
-        taken.ok_or_else(damaged)?;
-    }
-    let rows = rows.filter(|rows| rows.len() as u64 == part.rows());
-    rows.ok_or_else(damaged)
 }
 
 /// A count or offset: SQLite's integers are signed.

@@ -1,13 +1,15 @@
-use crate::index::{self, Index, Place};
+use crate::index::{self, Place};
 use crate::part::{Part, PartMap};
 use crate::scan::{self, PartStat, RunFiles};
+use crate::table::{Folder, SMALL, Table};
 use crate::update::{self, Scope};
 use crate::{At, Completeness, Database, Filter, Reason, Row, Rows, StoreError, TensorRef, records, tensor};
 use bitnet_trace_schema::{Manifest, RunState, run_dir};
+use rusqlite::Connection;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 /// One execution of one engine, opened for reading.
 ///
@@ -20,7 +22,8 @@ pub struct Run {
     manifest: Manifest,
     completeness: Completeness,
     parts: BTreeMap<u32, OpenPart>,
-    index: Mutex<Index>,
+    /// Where row tables are kept; none where that is in memory.
+    tables: Option<Folder>,
 }
 
 /// A part, mapped when a tensor of it is first asked for.
@@ -30,11 +33,46 @@ struct OpenPart {
     map: OnceLock<PartMap>,
     /// Its footer, read when original bytes are first asked for.
     part: OnceLock<Part>,
+    /// Its rows, where their table is kept in memory.
+    table: OnceLock<Arc<Table>>,
 }
 
 /// Where the values of some records of a [`Run`] lie in its parts.
 #[derive(Debug, Clone, Default)]
 pub struct Stretches(Vec<(u32, Range<usize>)>);
+
+impl Stretches {
+    /// Bytes from the beginning to the end of each.
+    pub fn bytes(&self) -> usize {
+        self.0.iter().map(|(_, bytes)| bytes.len()).sum()
+    }
+
+    /// Adds others, and leaves none of them there.
+    pub fn append(&mut self, others: &mut Self) {
+        for (part, bytes) in others.0.drain(..) {
+            self.push(part, bytes);
+        }
+    }
+
+    /// Adds one, which may be one with the last.
+    fn push(&mut self, part: u32, bytes: Range<usize>) {
+        match self.0.last_mut() {
+            Some((of, last))
+                if *of == part
+                    && bytes.start <= last.end.saturating_add(MOST_BETWEEN)
+                    && last.start <= bytes.end.saturating_add(MOST_BETWEEN) =>
+            {
+                *last = last.start.min(bytes.start)..last.end.max(bytes.end);
+            }
+            _ => self.0.push((part, bytes)),
+        }
+    }
+
+    /// Leaves none.
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+}
 
 /// Where the f32 values of some records of a run are ([`Run::locate`]).
 #[derive(Debug, Clone, Default)]
@@ -60,7 +98,7 @@ impl Run {
     /// Opens a run's directory (`…/run=NAME`), or the newest run of a database: [`Run::name`] tells which.
     ///
     /// A run of a database uses the database's index, and brings only its own rows up to date. A run's
-    /// directory of another name (a copy somewhere) is indexed in memory.
+    /// directory of another name (a copy somewhere) is read without one.
     ///
     /// # Errors
     /// [`StoreError`] if the path is neither, or if the run cannot be read.
@@ -83,7 +121,7 @@ impl Run {
         }
         if path.join(run_dir::MANIFEST).exists() {
             let (manifest, _) = scan::manifest(given)?;
-            return Self::open_in(Place::in_memory(), given, &manifest.run);
+            return Self::open_in(Place::Memory, given, &manifest.run);
         }
         Self::open_newest(given)
     }
@@ -108,21 +146,36 @@ impl Run {
 
     /// Opens the run `name` in the directory `path`, indexed at `place`.
     pub(crate) fn open_in(place: Place, path: &Path, name: &str) -> Result<Self, StoreError> {
-        let files = [scan::run(path, name)?];
-        let (index, rows) = open_index(place, &files)?;
-        let [files] = files;
-        Ok(Self {
-            completeness: completeness(&files, rows),
-            name: files.name,
-            path: files.path,
-            manifest: files.manifest,
-            parts: files
-                .parts
-                .into_iter()
-                .map(|(number, stat)| (number, OpenPart::new(stat)))
+        let files = scan::run(path, name)?;
+        let tables = place.tables();
+        let indexed = index::in_file(&place, |sql| index_run(sql, tables.as_ref(), &files)).transpose()?;
+        let mut run = Self {
+            completeness: Completeness::Complete,
+            name: files.name.clone(),
+            path: files.path.clone(),
+            manifest: files.manifest.clone(),
+            parts: (files.parts.iter())
+                .map(|(number, stat)| (*number, OpenPart::new(stat.clone())))
                 .collect(),
-            index: Mutex::new(index),
-        })
+            tables: tables.filter(|_| indexed.is_some()),
+        };
+        let rows = match indexed {
+            Some((_, rows)) => rows,
+            None => run.rows_in_memory(&files)?,
+        };
+        run.completeness = completeness(&files, rows);
+        Ok(run)
+    }
+
+    /// Reads the rows of every part, and counts them.
+    fn rows_in_memory(&self, files: &RunFiles) -> Result<u64, StoreError> {
+        let mut rows = 0;
+        for (number, open) in &self.parts {
+            let found = self.table(*number, open)?.len() as u64;
+            update::check_rows(files, &open.stat, found)?;
+            rows += found;
+        }
+        Ok(rows)
     }
 
     /// The run's name: that of its directory.
@@ -149,7 +202,8 @@ impl Run {
     /// [`Run::rows`] takes less room.
     ///
     /// # Errors
-    /// [`StoreError::Index`], or [`StoreError::Changed`] if parts were replaced since the run was opened.
+    /// [`StoreError::Changed`] if parts were replaced since the run was opened, or what else is wrong with them, where their
+    /// rows have to be read again.
     pub fn records(&self, filter: &Filter) -> Result<Vec<Row>, StoreError> {
         let rows = self.rows()?;
         let taken = (0..rows.len()).filter(|&row| filter.takes(rows.meta(row)));
@@ -161,22 +215,40 @@ impl Run {
     /// # Errors
     /// As [`Run::records`].
     pub fn rows(&self) -> Result<Rows, StoreError> {
-        // A panic elsewhere cannot leave an index half changed: SQLite's transactions see to that.
-        let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
-        let parts = || self.parts.iter().map(|(number, part)| (*number, &part.stat));
-        let mut rows = records::read(&index.sql, &self.name, parts());
-        if rows.as_ref().is_err_and(index::is_damage) {
-            if let Some(file) = index.place.file() {
-                index::remove(file);
+        let mut tables: Vec<Arc<Table>> = Vec::with_capacity(self.parts.len());
+        let mut mapped = 0;
+        for (number, open) in &self.parts {
+            let table = self.table(*number, open)?;
+            mapped += table.size();
+            tables.push(table);
+            if mapped > SMALL {
+                tables.iter().for_each(|table| table.release());
+                mapped = 0;
             }
-            let files = [scan::run(&self.path, &self.name)?];
-            *index = open_index(index.place.clone(), &files)?.0;
-            rows = records::read(&index.sql, &self.name, parts());
         }
-        let rows = rows.map_err(|e| index.place.error(e))?;
-        rows.ok_or_else(|| StoreError::Changed {
-            path: self.path.clone(),
-        })
+        Ok(Rows::new(tables))
+    }
+
+    /// The rows of a part. A table that is missing or spoiled is made again.
+    fn table(&self, number: u32, open: &OpenPart) -> Result<Arc<Table>, StoreError> {
+        if let Some(table) = open.table.get() {
+            return Ok(Arc::clone(table));
+        }
+        let folder = self.tables.as_ref();
+        if let Some(table) = folder.and_then(|folder| Table::find(folder, &self.name, number, &open.stat)) {
+            return Ok(Arc::new(table));
+        }
+        let folder = folder.map(|folder| (folder, &*self.name));
+        let table = Table::make(open.part(self)?, folder, number, &open.stat, &self.path)?;
+        let table = Arc::new(table);
+        // The part was read for this alone.
+        if let Some(map) = open.map.get() {
+            map.release(0..map.bytes.len());
+        }
+        if table.is_kept() {
+            return Ok(Arc::clone(open.table.get_or_init(|| table)));
+        }
+        Ok(table)
     }
 
     /// The elements of a record of this run.
@@ -206,7 +278,7 @@ impl Run {
     pub fn locate(&self, records: impl ExactSizeIterator<Item = At>) -> Located<'_> {
         let mut located = Located::default();
         located.values.reserve_exact(records.len());
-        let all = &mut located.stretches.0;
+        let all = &mut located.stretches;
         // Most records are in the part of the one before.
         let mut last_map = None;
         for at in records {
@@ -225,16 +297,7 @@ impl Run {
             let Some((_, place)) = place else {
                 continue;
             };
-            match all.last_mut() {
-                Some((of, last))
-                    if *of == at.part
-                        && place.start <= last.end.saturating_add(MOST_BETWEEN)
-                        && last.start <= place.end.saturating_add(MOST_BETWEEN) =>
-                {
-                    *last = last.start.min(place.start)..last.end.max(place.end);
-                }
-                _ => all.push((at.part, place)),
-            }
+            all.push(at.part, place);
         }
         located
     }
@@ -291,6 +354,7 @@ impl OpenPart {
             stat,
             map: OnceLock::new(),
             part: OnceLock::new(),
+            table: OnceLock::new(),
         }
     }
 
@@ -316,20 +380,22 @@ impl OpenPart {
     }
 }
 
-/// The index at `place`, up to date for one run, and how many records the run has.
-fn open_index(place: Place, files: &[RunFiles; 1]) -> Result<(Index, u64), StoreError> {
-    index::with(place, |sql| {
-        let outcomes = update::update(sql, files, Scope::Runs)?;
-        if let Some(error) = outcomes.into_values().find_map(Result::err) {
-            return Ok(Err(error));
-        }
-        let rows = sql.query_row(
-            "SELECT coalesce(sum(rows), 0) FROM parts JOIN runs ON runs.id = run_id WHERE name = ?",
-            [&files[0].name],
-            |r| records::unsigned(r, 0),
-        )?;
-        Ok(Ok(rows))
-    })
+/// Brings an index up to date for one run, and counts its records.
+fn index_run(
+    sql: &mut Connection,
+    tables: Option<&Folder>,
+    files: &RunFiles,
+) -> rusqlite::Result<Result<u64, StoreError>> {
+    let outcomes = update::update(sql, tables, std::slice::from_ref(files), Scope::Runs)?;
+    if let Some(error) = outcomes.into_values().find_map(Result::err) {
+        return Ok(Err(error));
+    }
+    let rows = sql.query_row(
+        "SELECT coalesce(sum(rows), 0) FROM parts JOIN runs ON runs.id = run_id WHERE name = ?",
+        [&files.name],
+        |r| records::unsigned(r, 0),
+    )?;
+    Ok(Ok(rows))
 }
 
 /// Completeness of a run whose parts hold `rows` records.

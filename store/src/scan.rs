@@ -96,7 +96,7 @@ pub(crate) fn manifest(dir: &Path) -> Result<(Manifest, String), StoreError> {
             limit: MAX_MANIFEST,
         });
     }
-    let mut text = Vec::new();
+    let mut text = Vec::with_capacity(bytes as usize + 1);
     let read = file.take(MAX_MANIFEST).read_to_end(&mut text);
     read.map_err(|e| StoreError::io("read", &path, e))?;
     let manifest = Manifest::from_json(&text).map_err(|source| StoreError::Manifest { path, source })?;

@@ -1,10 +1,11 @@
 //! Brings an index up to date with the files.
 
 use crate::StoreError;
-use crate::packed::Packer;
+use crate::index;
 use crate::part::{Part, PartMap};
 use crate::scan::{PartStat, RunFiles};
-use bitnet_trace_schema::RecordMeta;
+use crate::table::{Folder, Packer};
+use bitnet_trace_schema::{RecordMeta, run_dir};
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,19 +23,27 @@ pub(crate) type Outcomes = BTreeMap<String, Result<(), StoreError>>;
 
 /// Reads what is new or changed in `runs` into the index, in one transaction, and none where nothing is.
 ///
-/// A run with a part that cannot be read is taken out of the index, and its error is its outcome.
-pub(crate) fn update(sql: &mut Connection, runs: &[RunFiles], scope: Scope) -> rusqlite::Result<Outcomes> {
+/// A run with a part that cannot be read is taken out of the index, and its error is its outcome. Row tables of what is
+/// read are written into `tables`, and those of what is forgotten are removed.
+pub(crate) fn update(
+    sql: &mut Connection,
+    tables: Option<&Folder>,
+    runs: &[RunFiles],
+    scope: Scope,
+) -> rusqlite::Result<Outcomes> {
     let mut outcomes: Outcomes = runs.iter().map(|r| (r.name.clone(), Ok(()))).collect();
     if is_current(sql, runs, scope)? {
         return Ok(outcomes);
     }
+    index::end_reading(sql)?;
     // Another process may have done the work while this one waited for the lock: each run is looked at
     // again inside.
     let mut transaction = sql.transaction_with_behavior(TransactionBehavior::Immediate)?;
     if scope == Scope::Database {
         for name in indexed(&transaction)? {
             if !outcomes.contains_key(&name) {
-                transaction.execute("DELETE FROM runs WHERE name = ?", [name])?;
+                transaction.execute("DELETE FROM runs WHERE name = ?", [&name])?;
+                tables.inspect(|tables| tables.forget_run(&name));
             }
         }
     }
@@ -43,12 +52,13 @@ pub(crate) fn update(sql: &mut Connection, runs: &[RunFiles], scope: Scope) -> r
             continue;
         }
         let savepoint = transaction.savepoint()?;
-        match read_run(&savepoint, run) {
+        match read_run(&savepoint, tables, run) {
             Ok(()) => savepoint.commit()?,
             Err(StoreError::Index { source, .. }) => return Err(source),
             Err(error) => {
                 drop(savepoint); // rolls back
                 transaction.execute("DELETE FROM runs WHERE name = ?", [&run.name])?;
+                tables.inspect(|tables| tables.forget_run(&run.name));
                 outcomes.insert(run.name.clone(), Err(error));
             }
         }
@@ -83,9 +93,9 @@ struct Known {
 }
 
 /// A part as the index has it.
-pub(crate) struct KnownPart {
-    pub(crate) id: i64,
-    pub(crate) file: String,
+struct KnownPart {
+    id: i64,
+    file: String,
     bytes: i64,
     mtime_ns: i64,
     footer: String,
@@ -104,13 +114,8 @@ impl Known {
 }
 
 impl KnownPart {
-    /// How many rows it has.
-    pub(crate) fn rows(&self) -> u64 {
-        self.rows.unsigned_abs()
-    }
-
     /// Whether the file is still the one that was indexed.
-    pub(crate) fn is(&self, stat: &PartStat) -> bool {
+    fn is(&self, stat: &PartStat) -> bool {
         self.file == stat.file
             && u64::try_from(self.bytes) == Ok(stat.bytes)
             && self.mtime_ns == stat.mtime_ns
@@ -131,7 +136,7 @@ fn known(sql: &Connection, run: &RunFiles) -> rusqlite::Result<Option<Known>> {
 }
 
 /// The parts of the run of this id.
-pub(crate) fn parts(sql: &Connection, run_id: i64) -> rusqlite::Result<Vec<KnownPart>> {
+fn parts(sql: &Connection, run_id: i64) -> rusqlite::Result<Vec<KnownPart>> {
     let mut statement =
         sql.prepare_cached("SELECT id, file, bytes, mtime_ns, footer, rows FROM parts WHERE run_id = ?")?;
     let rows = statement.query_map([run_id], |r| {
@@ -155,27 +160,32 @@ fn sql_error(source: rusqlite::Error) -> StoreError {
     }
 }
 
-fn read_run(sql: &Connection, run: &RunFiles) -> Result<(), StoreError> {
+fn read_run(sql: &Connection, tables: Option<&Folder>, run: &RunFiles) -> Result<(), StoreError> {
     let known = known(sql, run).map_err(sql_error)?;
     let run_id = write_run(sql, run, known.as_ref().map(|k| k.id)).map_err(sql_error)?;
     let mut old: Vec<KnownPart> = known.map(|k| k.parts).unwrap_or_default();
     // What is left in `old` in the end is gone or changed.
     let mut new = Vec::new();
-    for stat in run.parts.values() {
+    for (&number, stat) in &run.parts {
         match old.iter().position(|p| p.is(stat)) {
             Some(at) => check_rows(run, stat, old.swap_remove(at).rows.unsigned_abs())?,
-            None => new.push(stat),
+            None => new.push((number, stat)),
         }
     }
     for part in old {
         sql.execute("DELETE FROM parts WHERE id = ?", [part.id])
             .map_err(sql_error)?;
+        // What an index says is a name is not believed.
+        if let (Some(tables), Some(number)) = (tables, run_dir::part_index(&part.file)) {
+            tables.forget_part(&run.name, number);
+        }
     }
     new.into_iter()
-        .try_for_each(|stat| read_part(sql, run, run_id, stat))
+        .try_for_each(|(number, stat)| read_part(sql, tables, run, run_id, number, stat))
 }
 
-fn check_rows(run: &RunFiles, stat: &PartStat, found: u64) -> Result<(), StoreError> {
+/// Whether a part has as many rows as the manifest lists.
+pub(crate) fn check_rows(run: &RunFiles, stat: &PartStat, found: u64) -> Result<(), StoreError> {
     match stat.listed_rows {
         Some(listed) if listed != found => Err(StoreError::PartRows {
             path: run.path.join(&stat.file),
@@ -206,9 +216,16 @@ fn write_run(sql: &Connection, run: &RunFiles, id: Option<i64>) -> rusqlite::Res
     )
 }
 
-fn read_part(sql: &Connection, run: &RunFiles, run_id: i64, stat: &PartStat) -> Result<(), StoreError> {
-    let map = PartMap::open(&run.path.join(&stat.file), stat.bytes)?;
-    let part = Part::read(map, &run.manifest.run)?;
+fn read_part(
+    sql: &Connection,
+    tables: Option<&Folder>,
+    run: &RunFiles,
+    run_id: i64,
+    number: u32,
+    stat: &PartStat,
+) -> Result<(), StoreError> {
+    let path = run.path.join(&stat.file);
+    let part = Part::read(PartMap::open(&path, stat.bytes)?, &run.manifest.run)?;
     check_rows(run, stat, part.rows())?;
     let values = params![
         run_id,
@@ -233,9 +250,11 @@ fn read_part(sql: &Connection, run: &RunFiles, run_id: i64, stat: &PartStat) -> 
              VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         )
         .map_err(sql_error)?;
-    let mut packer = Packer::default();
+    let mut packer = Packer::new(part.rows(), &path)?;
     part.for_each_row(|row, meta, place| {
-        packer.push(row, &meta, place);
+        if tables.is_some() {
+            packer.push(row, &meta, place);
+        }
         let RecordMeta { stats, .. } = &meta;
         statement
             .execute(params![
@@ -269,21 +288,11 @@ fn read_part(sql: &Connection, run: &RunFiles, run_id: i64, stat: &PartStat) -> 
             .map_err(sql_error)?;
         Ok(())
     })?;
-    write_packed(sql, part_id, packer).map_err(sql_error)
-}
-
-fn write_packed(sql: &Connection, part_id: i64, packer: Packer) -> rusqlite::Result<()> {
-    let mut statement =
-        sql.prepare_cached("INSERT INTO packed_records (part_id, blob, xxh3, bytes) VALUES (?, ?, ?, ?)")?;
-    for (bytes, blob) in packer.finish().into_iter().zip(0i64..) {
-        statement.execute(params![part_id, blob, xxh3(&bytes), bytes])?;
+    if let Some(tables) = tables {
+        // Where it cannot be written, whoever reads the run packs its rows in memory.
+        let _ = tables.write(&run.name, number, packer.finish(stat).as_ref());
     }
     Ok(())
-}
-
-/// What a blob's bytes are checked by; SQLite's integers are signed.
-pub(crate) fn xxh3(bytes: &[u8]) -> i64 {
-    twox_hash::XxHash3_64::oneshot(bytes).cast_signed()
 }
 
 /// SQLite's integers are signed. Sizes, rows and counts were checked against the file and fit.

@@ -40,7 +40,7 @@ fn error_of_column(name: &str, column: Option<ArrayRef>) -> (String, String) {
     }
 }
 
-/// The run under a name that keeps its index in memory: these tests open it thousands of times.
+/// The run under a name that gets no index: these tests open it thousands of times.
 fn alone(run: &Path) -> PathBuf {
     let to = run.with_file_name("alone");
     std::fs::rename(run, &to).unwrap();

@@ -1,0 +1,235 @@
+//! Where everything stands in a row table.
+
+use super::bytes_of;
+use crate::scan::PartStat;
+use bytemuck::Pod;
+use std::marker::PhantomData;
+use std::ops::Range;
+
+/// Reads otherwise in another byte order.
+pub(super) const MAGIC: u64 = u64::from_be_bytes(*b"BNT_ROWS");
+/// Of the layout and of what is written into it.
+pub(super) const VERSION: u64 = 2;
+/// What begins at a multiple of it can be read as a slice of anything here, and is a line of the processor's cache.
+const ALIGN: usize = 64;
+/// Where the checksum begins to count: behind the preamble.
+pub(super) const SUMMED: usize = size_of::<[u64; 4]>();
+
+/// What a table is of, and how much it holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Head {
+    pub part_bytes: u64,
+    pub part_mtime_ns: i64,
+    pub part_footer: [u8; 32],
+    pub rows: u64,
+    pub positions: u64,
+    /// Bytes of names.
+    pub names: u64,
+    /// Rows that have elements which are not finite.
+    pub odd: u64,
+}
+
+impl Head {
+    /// The head of a table of the part in this state.
+    pub(super) fn new(stat: &PartStat, rows: usize, positions: usize, names: usize, odd: usize) -> Self {
+        Self {
+            part_bytes: stat.bytes,
+            part_mtime_ns: stat.mtime_ns,
+            part_footer: bytes_of(&stat.footer).unwrap_or_default(),
+            rows: rows as u64,
+            positions: positions as u64,
+            names: names as u64,
+            odd: odd as u64,
+        }
+    }
+
+    /// Whether the part is still in the state that it was in.
+    pub(super) fn is_of(&self, stat: &PartStat) -> bool {
+        self.part_bytes == stat.bytes
+            && self.part_mtime_ns == stat.mtime_ns
+            && Some(self.part_footer) == bytes_of(&stat.footer)
+    }
+
+    pub(super) fn words(&self) -> [u64; 10] {
+        let mut words = [0; 10];
+        words[0] = self.part_bytes;
+        words[1] = self.part_mtime_ns.cast_unsigned();
+        bytemuck::cast_slice_mut(&mut words[2..6]).copy_from_slice(&self.part_footer);
+        words[6..].copy_from_slice(&[self.rows, self.positions, self.names, self.odd]);
+        words
+    }
+
+    fn from_words(words: &[u64; 10]) -> Self {
+        let mut part_footer = [0; 32];
+        part_footer.copy_from_slice(bytemuck::cast_slice(&words[2..6]));
+        Self {
+            part_bytes: words[0],
+            part_mtime_ns: words[1].cast_signed(),
+            part_footer,
+            rows: words[6],
+            positions: words[7],
+            names: words[8],
+            odd: words[9],
+        }
+    }
+}
+
+/// The checksum of a table and its head; none where it is too short, not as long as it says, of another version or byte
+/// order, or something else.
+pub(super) fn begin(table: &[u8]) -> Option<(u64, Head)> {
+    let preamble: [u64; 4] = bytemuck::pod_read_unaligned(table.get(..SUMMED)?);
+    let head = table.get(ALIGN..ALIGN + size_of::<[u64; 10]>())?;
+    let [MAGIC, VERSION, length, checksum] = preamble else {
+        return None;
+    };
+    let head = Head::from_words(&bytemuck::pod_read_unaligned(head));
+    (length == table.len() as u64).then_some((checksum, head))
+}
+
+/// A section of as many `T` as it has rows (or positions, or bytes).
+#[derive(Debug)]
+pub(super) struct Column<T> {
+    at: usize,
+    count: usize,
+    of: PhantomData<fn() -> T>,
+}
+
+impl<T> Column<T> {
+    /// How many there are.
+    #[inline]
+    pub(super) fn len(&self) -> usize {
+        self.count
+    }
+}
+
+impl<T: Pod> Column<T> {
+    /// Its place in the table.
+    pub(super) fn bytes(&self) -> Range<usize> {
+        self.at..self.at + self.count * size_of::<T>()
+    }
+
+    /// What stands in `row`, of which there are enough: a table's reader saw to it.
+    #[inline]
+    pub(super) fn get(&self, table: &[u8], row: usize) -> T {
+        debug_assert!(row < self.count);
+        let at = self.at + row * size_of::<T>();
+        bytemuck::pod_read_unaligned(&table[at..at + size_of::<T>()])
+    }
+
+    /// All of it; empty where the table does not lie as [`Buffer`] or a map does.
+    #[inline]
+    pub(super) fn all<'a>(&self, table: &'a [u8]) -> &'a [T] {
+        bytemuck::try_cast_slice(&table[self.bytes()]).unwrap_or_default()
+    }
+
+    fn all_mut<'a>(&self, table: &'a mut [u8]) -> &'a mut [T] {
+        bytemuck::try_cast_slice_mut(&mut table[self.bytes()]).unwrap_or_default()
+    }
+
+    /// Writes it.
+    pub(super) fn fill(&self, table: &mut [u8], values: impl Iterator<Item = T>) {
+        let all = self.all_mut(table).iter_mut().zip(values);
+        all.for_each(|(to, value)| *to = value);
+    }
+}
+
+/// The sections of a table.
+#[derive(Debug)]
+pub(super) struct Layout {
+    pub preamble: Column<[u64; 4]>,
+    pub head: Column<[u64; 10]>,
+    pub names: Column<u8>,
+    // one for each position
+    pub request: Column<i32>,
+    pub seq: Column<i64>,
+    pub first: Column<u32>,
+    // one for each row
+    pub place: Column<u32>,
+    pub form: Column<u32>,
+    pub label: Column<u32>,
+    pub part_row: Column<u32>,
+    pub pass: Column<i32>,
+    pub occurrence: Column<i32>,
+    pub op_index: Column<i64>,
+    pub values_offset: Column<u64>,
+    pub flags: Column<u32>,
+    /// The beginning of the hash, which tells most hashes apart.
+    pub hash_start: Column<u64>,
+    pub hash: Column<[u8; 32]>,
+    pub moments: Column<[f64; 5]>,
+    /// Rows that have elements which are not finite, and how many of these are NaN and infinite.
+    pub odd: Column<u32>,
+    pub odd_counts: Column<[u64; 2]>,
+    /// Bytes of the table.
+    pub length: usize,
+}
+
+impl Layout {
+    /// The sections of a table of this head; none where no memory holds it, or more rows than a number of them tells apart.
+    pub(super) fn of(head: &Head) -> Option<Self> {
+        let rows = u32::try_from(head.rows).ok()? as usize;
+        let positions = usize::try_from(head.positions).ok().filter(|&n| n <= rows)?;
+        let odd = usize::try_from(head.odd).ok().filter(|&n| n <= rows)?;
+        let mut end = Some(0);
+        let mut layout = Self {
+            preamble: after(&mut end, 1),
+            head: after(&mut end, 1),
+            names: after(&mut end, usize::try_from(head.names).ok()?),
+            request: after(&mut end, positions),
+            seq: after(&mut end, positions),
+            first: after(&mut end, positions),
+            place: after(&mut end, rows),
+            form: after(&mut end, rows),
+            label: after(&mut end, rows),
+            part_row: after(&mut end, rows),
+            pass: after(&mut end, rows),
+            occurrence: after(&mut end, rows),
+            op_index: after(&mut end, rows),
+            values_offset: after(&mut end, rows),
+            flags: after(&mut end, rows),
+            hash_start: after(&mut end, rows),
+            hash: after(&mut end, rows),
+            moments: after(&mut end, rows),
+            odd: after(&mut end, odd),
+            odd_counts: after(&mut end, odd),
+            length: 0,
+        };
+        layout.length = end?;
+        Some(layout)
+    }
+}
+
+/// A section that begins at `end`, which is moved behind it; none where that is beyond all memory.
+fn after<T>(end: &mut Option<usize>, count: usize) -> Column<T> {
+    let at = end.unwrap_or(0);
+    let bytes = count.checked_mul(size_of::<T>());
+    *end = end
+        .and_then(|at| at.checked_add(bytes?))
+        .and_then(|end| end.checked_next_multiple_of(ALIGN));
+    Column {
+        at,
+        count,
+        of: PhantomData,
+    }
+}
+
+/// Bytes of a table in memory, where columns can be read as slices.
+#[derive(Debug, Clone)]
+pub(crate) struct Buffer(Vec<[u64; 8]>);
+
+impl Buffer {
+    /// Zeros: as many as `length`, a multiple of [`ALIGN`].
+    pub(super) fn zeros(length: usize) -> Self {
+        Self(vec![[0; 8]; length / ALIGN])
+    }
+
+    pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
+        bytemuck::cast_slice_mut(&mut self.0)
+    }
+}
+
+impl AsRef<[u8]> for Buffer {
+    fn as_ref(&self) -> &[u8] {
+        bytemuck::cast_slice(&self.0)
+    }
+}

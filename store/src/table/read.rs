@@ -1,0 +1,338 @@
+//! Reads the rows of a part from their table.
+
+use super::check::{PIECE, Pass};
+use super::layout::{Buffer, Layout, begin};
+use super::names::{Form, Label, Names, Place};
+use super::write::{HASHED, NAN, ODD};
+use super::{Folder, pack};
+use crate::StoreError;
+use crate::meta::{Meta, Rest, Standing};
+use crate::part::Part;
+use crate::rows::At;
+use crate::scan::PartStat;
+use bitnet_trace_schema::Stats;
+use bytes::Bytes;
+use memmap2::{Advice, Mmap, UncheckedAdvice};
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Tables of so many bytes may stay mapped: to give pages back and map them again costs more than it is worth.
+pub(crate) const SMALL: usize = 16 << 20;
+
+/// The rows of one part, in the order of [`Rows`](crate::Rows), where they are mapped or kept.
+#[derive(Debug)]
+pub(crate) struct Table {
+    /// Number of the part.
+    number: u32,
+    pub(super) bytes: Bytes,
+    pub(super) layout: Layout,
+    names: Names,
+    /// What `bytes` are of, where they are a file's.
+    pub(super) map: Option<Arc<Mmap>>,
+}
+
+/// Rows of one part that stand at one position.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Position {
+    pub(crate) request: i32,
+    pub(crate) seq: i64,
+    /// The row behind the last one.
+    pub(crate) end: usize,
+}
+
+/// A map, as what `Bytes` owns.
+struct Owner(Arc<Mmap>);
+
+impl AsRef<[u8]> for Owner {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Table {
+    /// The table of the part `number` of `run`, which is in this state; none where there is none in `folder`, or another.
+    pub(crate) fn find(folder: &Folder, run: &str, number: u32, stat: &PartStat) -> Option<Self> {
+        Self::map(&folder.open(run, number)?, number, stat)
+    }
+
+    /// Packs a part, and writes its table into `folder`, where there is one that can be written.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the part cannot be read.
+    pub(crate) fn make(
+        part: &Part,
+        folder: Option<(&Folder, &str)>,
+        number: u32,
+        stat: &PartStat,
+        run: &Path,
+    ) -> Result<Self, StoreError> {
+        let packed = pack(part, stat, run)?;
+        let file = folder.and_then(|(folder, run)| folder.write(run, number, packed.as_ref()).ok());
+        if let Some(table) = file.and_then(|file| Self::map(&file, number, stat)) {
+            return Ok(table);
+        }
+        // What was packed can be read: otherwise, its rows are at fault.
+        Self::keep(packed, number, stat).ok_or_else(|| StoreError::Decode {
+            path: run.join(&stat.file),
+            problem: "no table can be made of its rows".into(),
+        })
+    }
+
+    fn map(file: &File, number: u32, stat: &PartStat) -> Option<Self> {
+        // SAFETY: a map is undefined behaviour if another process changes the file's bytes under it, which no check
+        // can rule out. Tables are written under a name of their own, renamed and never written again; whoever breaks
+        // that can at worst garble numbers here (what is a number of something is looked up with a check, and every
+        // bit pattern of the others is valid; texts are copied) or, by truncating the file, end this process with SIGBUS.
+        let map = Arc::new(unsafe { Mmap::map(file) }.ok()?);
+        #[cfg(target_os = "linux")]
+        if map.len() >= PIECE {
+            // Where the page cache holds it in large pages, it is mapped in such.
+            let _ = map.advise(Advice::HugePage);
+        }
+        Self::open(
+            Bytes::from_owner(Owner(Arc::clone(&map))),
+            Some(map),
+            number,
+            stat,
+        )
+    }
+
+    pub(crate) fn keep(packed: Buffer, number: u32, stat: &PartStat) -> Option<Self> {
+        Self::open(Bytes::from_owner(packed), None, number, stat)
+    }
+
+    pub(super) fn open(bytes: Bytes, map: Option<Arc<Mmap>>, number: u32, stat: &PartStat) -> Option<Self> {
+        let (checksum, head) = begin(&bytes).filter(|(_, head)| head.is_of(stat))?;
+        let layout = Layout::of(&head)?;
+        // Maps and buffers lie so that columns are slices.
+        if layout.length != bytes.len() || !bytes.as_ptr().addr().is_multiple_of(align_of::<u64>()) {
+            return None;
+        }
+        let table = Self {
+            number,
+            names: Names::default(),
+            bytes,
+            layout,
+            map,
+        };
+        let (sum, names) = Pass::of(&table).check()?;
+        (sum == checksum).then_some(Self { names, ..table })
+    }
+
+    /// Bytes of it.
+    pub(crate) fn size(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Gives back the pages: they stay in the page cache, and no longer count as this process's memory.
+    pub(crate) fn release(&self) {
+        self.give_back(0, self.bytes.len());
+    }
+
+    pub(super) fn give_back(&self, at: usize, length: usize) {
+        if let Some(map) = &self.map {
+            // SAFETY: the map is of a file, shared and read only: a page that is given back is read from the file again
+            // when it is touched, and has the same bytes
+            let _ = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, at, length) };
+        }
+    }
+
+    /// Whether it is kept in memory, and not mapped.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.map.is_none()
+    }
+
+    /// Number of rows.
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.layout.flags.len()
+    }
+
+    /// Number of positions.
+    pub(crate) fn positions(&self) -> usize {
+        self.layout.first.len()
+    }
+
+    /// The position `at` among those of the part.
+    #[inline]
+    pub(crate) fn position(&self, at: usize) -> Position {
+        let (table, layout) = (&*self.bytes, &self.layout);
+        let next = at + 1;
+        Position {
+            request: layout.request.get(table, at),
+            seq: layout.seq.get(table, at),
+            end: if next < layout.first.len() {
+                layout.first.get(table, next) as usize
+            } else {
+                self.len()
+            },
+        }
+    }
+
+    /// The number of the position of `row` among those of the part.
+    #[inline]
+    pub(crate) fn position_of(&self, row: usize) -> usize {
+        let firsts = self.layout.first.all(&self.bytes);
+        firsts
+            .partition_point(|&first| first as usize <= row)
+            .saturating_sub(1)
+    }
+
+    /// Op_index, pass and occurrence: the order of rows at one position.
+    pub(crate) fn order(&self, row: usize) -> (i64, i32, i32) {
+        let (table, layout) = (&*self.bytes, &self.layout);
+        (
+            layout.op_index.get(table, row),
+            layout.pass.get(table, row),
+            layout.occurrence.get(table, row),
+        )
+    }
+
+    /// Layers and stages, sorted, each once.
+    pub(crate) fn places(&self) -> &[Place] {
+        &self.names.places
+    }
+
+    /// Shapes, dtypes and numbers of elements, each once.
+    pub(crate) fn forms(&self) -> &[Form] {
+        &self.names.forms
+    }
+
+    /// Numbers of [`Table::forms`].
+    #[inline]
+    pub(crate) fn form_column(&self) -> &[u32] {
+        self.layout.form.all(&self.bytes)
+    }
+
+    /// Numbers of [`Table::places`].
+    #[inline]
+    pub(crate) fn place_column(&self) -> &[u32] {
+        self.layout.place.all(&self.bytes)
+    }
+
+    #[inline]
+    fn place(&self, row: usize) -> &Place {
+        &self.names.places[self.layout.place.get(&self.bytes, row) as usize]
+    }
+
+    #[inline]
+    fn label(&self, row: usize) -> &Label {
+        &self.names.labels[self.layout.label.get(&self.bytes, row) as usize]
+    }
+
+    #[inline]
+    fn form(&self, row: usize) -> &Form {
+        &self.names.forms[self.form_number(row) as usize]
+    }
+
+    /// The number of what shape, dtype and numbers of elements are.
+    #[inline]
+    pub(crate) fn form_number(&self, row: usize) -> u32 {
+        self.layout.form.get(&self.bytes, row)
+    }
+
+    #[inline]
+    pub(crate) fn num_elements(&self, row: usize) -> i64 {
+        self.form(row).num_elements
+    }
+
+    #[inline]
+    fn flags(&self, row: usize) -> u32 {
+        self.layout.flags.get(&self.bytes, row)
+    }
+
+    #[inline]
+    pub(crate) fn has_nan(&self, row: usize) -> bool {
+        self.flags(row) & NAN != 0
+    }
+
+    #[inline]
+    pub(crate) fn hash(&self, row: usize) -> Option<&[u8; 32]> {
+        let hashes = self.layout.hash.all(&self.bytes);
+        (self.flags(row) & HASHED != 0).then(|| &hashes[row])
+    }
+
+    /// The first 8 bytes of the hash, little-endian; zero where there is none.
+    #[inline]
+    pub(crate) fn hash_start(&self, row: usize) -> u64 {
+        self.layout.hash_start.get(&self.bytes, row)
+    }
+
+    pub(crate) fn stats(&self, row: usize) -> Stats {
+        let flags = self.flags(row);
+        let moments = self.layout.moments.get(&self.bytes, row);
+        let odd = self.layout.odd.all(&self.bytes);
+        let found = (flags & ODD != 0).then(|| odd.partition_point(|&odd| (odd as usize) < row));
+        let counts = found.filter(|&at| odd.get(at).is_some_and(|&odd| odd as usize == row));
+        let [nan_count, inf_count] = counts.map_or([0, 0], |at| self.layout.odd_counts.get(&self.bytes, at));
+        let moment = |i: usize| (flags & 1 << i != 0).then_some(moments[i]);
+        Stats {
+            rms: moment(0),
+            mean: moment(1),
+            min: moment(2),
+            max: moment(3),
+            abs_max: moment(4),
+            nan_count,
+            inf_count,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn meta(&self, row: usize) -> Meta<'_> {
+        let Standing {
+            request,
+            seq,
+            layer,
+            stage,
+            op_index,
+            pass,
+            occurrence,
+        } = self.standing(row);
+        let (label, form) = (self.label(row), self.form(row));
+        Meta {
+            seq,
+            layer,
+            stage,
+            name: &label.name,
+            op: &label.op,
+            op_index,
+            request,
+            pass,
+            occurrence,
+            shape: &form.shape,
+            dtype: form.dtype,
+            num_elements: form.num_elements,
+            rest: Rest::Table { table: self, row },
+        }
+    }
+
+    #[inline]
+    pub(crate) fn standing(&self, row: usize) -> Standing<'_> {
+        let position = self.position(self.position_of(row));
+        let (layer, stage) = self.place(row);
+        let (op_index, pass, occurrence) = self.order(row);
+        Standing {
+            request: position.request,
+            seq: position.seq,
+            layer: *layer,
+            stage,
+            op_index,
+            pass,
+            occurrence,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn at(&self, row: usize) -> At {
+        let form = self.form(row);
+        let values_offset = self.layout.values_offset.get(&self.bytes, row);
+        At {
+            part: self.number,
+            part_row: self.layout.part_row.get(&self.bytes, row).into(),
+            dtype: form.dtype,
+            values: form.values_count.map(|count| (values_offset, count)),
+            raw_bytes: form.raw_bytes,
+        }
+    }
+}
