@@ -1,28 +1,35 @@
-//! Carries out a plan: a verdict on every pair.
+//! Carries out a plan: a verdict on every pair, and what they come to.
 
 use crate::{
     Error,
     floor::{Floor, Judgement},
     ids::TokenIds,
-    judge::{Outcome, Reason, Verdict, WrongCount, by_elements, by_metadata, by_values, within_at_once},
+    judge::{Reason, Verdict},
     local::LocalView,
     metrics::Metrics,
-    plan::{AlignPlan, Key, Step, Steps},
+    plan::Steps,
     records::{Records, Side},
     report::Labels,
-    shape::Layout,
-    tolerance::{Applied, Gates, Tolerance},
+    tolerance::{Applied, Tolerance},
 };
 use bitnet_trace_schema::StageGraph;
 use bitnet_trace_store::Meta;
+use fold::{Fold, Told};
+use pair::Judge;
 use serde::Serialize;
-use std::{
-    collections::BTreeSet,
-    ops::ControlFlow,
-    sync::atomic::{AtomicU64, Ordering},
-};
+use std::{collections::BTreeSet, sync::atomic::AtomicU64};
+use work::Take;
 
+pub(crate) mod fold;
+mod pair;
+#[cfg(test)]
+mod tests;
+mod verdicts;
 mod work;
+
+pub(crate) use fold::Found;
+pub(crate) use pair::damaged;
+pub use verdicts::{Verdicts, verdicts};
 
 /// How to compare.
 #[derive(Debug, Clone, Default)]
@@ -109,6 +116,21 @@ impl Counts {
         } += 1;
     }
 
+    /// Counts what another counted.
+    pub(crate) fn merge(&mut self, other: &Self) {
+        self.identical += other.identical;
+        self.within += other.within;
+        self.diverged += other.diverged;
+        self.incomparable += other.incomparable;
+        self.missing_left += other.missing_left;
+        self.missing_right += other.missing_right;
+    }
+
+    /// Pairs of records.
+    pub(crate) fn pairs(&self) -> u64 {
+        self.compared() + self.incomparable
+    }
+
     /// Pairs whose values or hashes were held against each other.
     pub fn compared(&self) -> u64 {
         self.identical + self.within + self.diverged
@@ -127,10 +149,10 @@ pub enum Status {
     Error,
 }
 
-/// The rule of [`Comparison::judge_locally`], in words.
+/// The rule of [`Verdicts::judge_locally`], in words.
 const LOCAL: &str = "the exact result of its own recorded inputs";
 
-/// Two runs, compared.
+/// What the comparison of two runs came to: as much for long runs as for short ones.
 pub struct Comparison<'a> {
     /// The left run, the reference.
     pub left: &'a Side<'a>,
@@ -140,10 +162,6 @@ pub struct Comparison<'a> {
     pub graph: &'a StageGraph,
     /// How it was compared.
     pub options: &'a Options,
-    /// What with what, in causal order, as far as it was compared.
-    pub plan: AlignPlan,
-    /// One outcome for each step of the plan.
-    pub outcomes: Vec<Outcome>,
     /// What the floor said, where one was given.
     pub floor: Option<Judgement>,
     /// What the referee said, where it was asked.
@@ -156,9 +174,12 @@ pub struct Comparison<'a> {
     pub verified: Option<u64>,
     /// Where it ended, if that is not the end of the runs.
     pub stopped: Option<Stopped>,
+    pub(crate) found: Found,
 }
 
 /// Compares two runs. `progress` is called now and then with the pairs done and all pairs.
+///
+/// A floor looks at all pairs ([`verdicts()`]); without one, memory does not grow with the runs.
 ///
 /// # Errors
 /// [`Error`], one variant for each reason why there can be no verdict.
@@ -169,6 +190,41 @@ pub fn compare<'a>(
     options: &'a Options,
     progress: &(dyn Fn(usize, usize) + Sync),
 ) -> Result<Comparison<'a>, Error> {
+    if options.floor.is_some() {
+        return Ok(verdicts(left, right, graph, options, progress)?.comparison());
+    }
+    let (ids, fold, verified, stopped) = take_all(left, right, graph, options, progress, |_| {
+        Fold::new(left, right, graph)
+    })?;
+    let found = fold.finish();
+    check(left, right, &ids, &found)?;
+    Ok(Comparison {
+        left,
+        right,
+        graph,
+        options,
+        floor: None,
+        local: None,
+        ids,
+        counts: found.counts,
+        verified,
+        stopped,
+        found,
+    })
+}
+
+/// What was taken, the token ids, how many hashes were computed again, and where it ended.
+type Taken<T> = (TokenIds, T, Option<u64>, Option<Stopped>);
+
+/// Has every pair judged, and the verdicts taken by what `taker` makes of the number of pairs to expect.
+fn take_all<T: Take>(
+    left: &Side<'_>,
+    right: &Side<'_>,
+    graph: &StageGraph,
+    options: &Options,
+    progress: &(dyn Fn(usize, usize) + Sync),
+    taker: impl FnOnce(usize) -> T,
+) -> Result<Taken<T>, Error> {
     let ids = gate(left, right, options)?;
     let judge = Judge {
         left,
@@ -179,14 +235,15 @@ pub fn compare<'a>(
     };
     let ahead = Steps::new(left.records, right.records, graph);
     let most = ahead.left();
-    let (steps, mut outcomes, stopped) = work::judge(&judge, ahead, &|done| progress(done, most.max(done)))?;
-    let plan = AlignPlan { steps };
+    let taker = taker(most);
+    let (taken, stopped) = work::judge(&judge, ahead, taker, &|done| progress(done, most.max(done)))?;
     let hashes = judge.hashes.into_inner();
-    if !plan
-        .steps
-        .iter()
-        .any(|s| s.left().is_some() && s.right().is_some())
-    {
+    Ok((ids, taken, options.verify.then_some(hashes), stopped))
+}
+
+/// Refuses what is no comparison.
+fn check(left: &Side<'_>, right: &Side<'_>, ids: &TokenIds, found: &Found) -> Result<(), Error> {
+    if found.counts.pairs() == 0 {
         let names = Labels::new(None, left.name, right.name);
         return Err(Error::NothingInCommon {
             left: names.left,
@@ -195,28 +252,17 @@ pub fn compare<'a>(
             right_has: describe(right.records),
         });
     }
-    let mut counts = Counts::default();
-    outcomes.iter().for_each(|o| counts.add(o.verdict));
-    if counts.compared() == 0 && ids.differences.is_empty() {
-        return Err(nothing_compared(&plan, &outcomes));
+    if found.counts.compared() > 0 || !ids.differences.is_empty() {
+        return Ok(());
     }
-    let floor = options
-        .floor
-        .as_ref()
-        .map(|(floor, file)| Judgement::of(floor, file, &plan, graph, &mut outcomes, &mut counts));
-    Ok(Comparison {
-        left,
-        right,
-        graph,
-        options,
-        plan,
-        outcomes,
-        floor,
-        local: None,
-        ids,
-        counts,
-        verified: options.verify.then_some(hashes),
-        stopped,
+    let first = found.incomparable.first();
+    let key = first.map(|group| &group.first).or(found.key.as_ref());
+    key.map_or(Ok(()), |key| {
+        Err(Error::NothingCompared {
+            pairs: found.counts.incomparable,
+            key: key.clone(),
+            reason: first.map(|group| group.message.clone()).unwrap_or_default(),
+        })
     })
 }
 
@@ -245,175 +291,26 @@ pub fn gate(left: &Side<'_>, right: &Side<'_>, options: &Options) -> Result<Toke
     }
 }
 
-fn nothing_compared(plan: &AlignPlan, outcomes: &[Outcome]) -> Error {
-    let pairs = plan.steps.iter().zip(outcomes);
-    let mut failed = pairs.filter(|(_, o)| o.verdict == Verdict::Incomparable);
-    let count = failed.clone().count() as u64;
-    let first = failed.next();
-    Error::NothingCompared {
-        pairs: count,
-        key: first.map_or_else(|| plan.steps[0].key.clone(), |(s, _)| s.key.clone()),
-        reason: first
-            .and_then(|(_, o)| o.reason.as_deref())
-            .map(Reason::to_string)
-            .unwrap_or_default(),
-    }
-}
-
-/// What a pair is judged with.
-struct Judge<'a> {
-    left: &'a Side<'a>,
-    right: &'a Side<'a>,
-    ids: &'a TokenIds,
-    options: &'a Options,
-    hashes: AtomicU64,
-}
-
-/// A pair whose elements are to be read: what most need to be told, without another look at its metadata.
-struct Pair<'a> {
-    rows: (usize, usize),
-    /// Elements of both records, where they correspond one to one.
-    elements: Option<i64>,
-    gates: &'a Gates,
-}
-
-/// What token ids and metadata tell of a step.
-enum Known<'a> {
-    Outcome(Outcome),
-    Pair(Pair<'a>),
-}
-
-impl<'a> Judge<'a> {
-    /// What is known of a step before any element is read.
-    fn open(&self, step: &Step) -> Known<'_> {
-        let (l, r) = match (step.left(), step.right()) {
-            (Some(l), Some(r)) => (l, r),
-            (None, _) => return Known::Outcome(Outcome::plain(Verdict::MissingLeft)),
-            _ => return Known::Outcome(Outcome::plain(Verdict::MissingRight)),
-        };
-        let from = self.ids.differs_from(step.key.request);
-        if let Some(from) = from.filter(|&from| step.key.seq >= from) {
-            return Known::Outcome(Outcome::incomparable(Reason::TokenIds { from }));
-        }
-        let (a, b) = (self.left.records.meta(l), self.right.records.meta(r));
-        match by_metadata(a, b) {
-            ControlFlow::Break(outcome) => Known::Outcome(outcome),
-            ControlFlow::Continue(layout) => Known::Pair(Pair {
-                rows: (l, r),
-                elements: (layout == Layout::Same).then_some(a.num_elements),
-                gates: self.gates(a, b),
-            }),
-        }
-    }
-
-    fn gates(&self, a: Meta<'_>, b: Meta<'_>) -> &Gates {
-        let tolerance = &self.options.tolerance;
-        tolerance.gates(a.stage, a.layer, [a.dtype, b.dtype]).0
-    }
-
-    /// The outcome of a pair, by its values where they were found, and by its elements elsewhere.
-    fn by_located(
-        &self,
-        step: &Step,
-        pair: &Pair<'_>,
-        located: (Option<&[f32]>, Option<&[f32]>),
-    ) -> Result<Outcome, Error> {
-        if let ((Some(x), Some(y)), Some(elements)) = (located, pair.elements)
-            && let Some(outcome) = within_at_once(x, y, elements, pair.gates)
-        {
-            return Ok(outcome);
-        }
-        self.by_elements(step, pair.rows, located, false)
-    }
-
-    /// The outcome of a pair of rows, with all measures if they are asked for.
-    fn by_elements(
-        &self,
-        step: &Step,
-        (l, r): (usize, usize),
-        located: (Option<&[f32]>, Option<&[f32]>),
-        all: bool,
-    ) -> Result<Outcome, Error> {
-        let (left, right) = (self.left.records, self.right.records);
-        let (a, b) = (left.meta(l), right.meta(r));
-        let gates = self.gates(a, b);
-        let nan_equal = self.options.nan_equal;
-        let outcome = match located {
-            (Some(x), Some(y)) => by_values((a, x), (b, y), gates, nan_equal, all),
-            _ => by_elements(
-                (a, &left.elements(l)?),
-                (b, &right.elements(r)?),
-                gates,
-                nan_equal,
-            ),
-        };
-        outcome.map_err(|wrong| damaged(self.left, self.right, step, wrong))
-    }
-
-    /// The outcome of a step, after the hashes of its records were computed again.
-    fn verified(&self, step: &Step) -> Result<Outcome, Error> {
-        let names = || Labels::new(None, self.left.name, self.right.name);
-        for (side, row, is_left) in [(self.left, step.left(), true), (self.right, step.right(), false)] {
-            match row.map(|row| side.records.has_hash(row)).transpose()?.flatten() {
-                Some(true) => {
-                    self.hashes.fetch_add(1, Ordering::Relaxed);
-                }
-                Some(false) => {
-                    let run = if is_left { names().left } else { names().right };
-                    let key = step.key.clone();
-                    return Err(Error::Hash { run, key });
-                }
-                None => {}
-            }
-        }
-        match self.open(step) {
-            Known::Pair(pair) => self.by_located(step, &pair, self.located(pair.rows)),
-            Known::Outcome(outcome) => Ok(outcome),
-        }
-    }
-
-    /// The values of a pair of rows.
-    fn located(&self, (l, r): (usize, usize)) -> (Option<&[f32]>, Option<&[f32]>) {
-        let one = |side: &Side<'a>, row| side.records.locate(&[row]).values.pop().flatten();
-        (one(self.left, l), one(self.right, r))
-    }
-}
-
-pub(crate) fn damaged(left: &Side<'_>, right: &Side<'_>, step: &Step, wrong: WrongCount) -> Error {
-    let names = Labels::new(None, left.name, right.name);
-    Error::Elements {
-        run: if wrong.left { names.left } else { names.right },
-        key: step.key.clone(),
-        found: wrong.found,
-        expected: wrong.expected,
-    }
-}
-
 impl Comparison<'_> {
     /// What it came to.
     pub fn status(&self) -> Status {
         if self.counts.diverged > 0 || !self.ids.differences.is_empty() {
             Status::Diverged
-        } else if self.open().next().is_some() && !self.options.allow_incomplete {
+        } else if self.open() > 0 && !self.options.allow_incomplete {
             Status::Error
         } else {
             Status::Ok
         }
     }
 
-    /// Steps that could not be compared and leave the question of a match open.
-    pub fn open(&self) -> impl Iterator<Item = usize> {
-        let outcomes = self.outcomes.iter().enumerate();
-        outcomes.filter_map(|(i, o)| {
-            o.reason
-                .as_ref()
-                .filter(|_| o.verdict == Verdict::Incomparable)
-                .and_then(|r| r.leaves_open().then_some(i))
-        })
+    /// Records that could not be compared and leave the question of a match open.
+    pub fn open(&self) -> u64 {
+        let groups = self.found.incomparable.iter().filter(|g| g.leaves_open);
+        groups.map(|g| g.count).sum()
     }
 
-    /// All measures of a step whose values were read; none where they cannot be read any more.
-    pub fn metrics(&self, step: usize) -> Option<Metrics> {
+    /// All measures of a pair whose values were read; none where they cannot be read any more.
+    pub(crate) fn metrics(&self, told: &Told) -> Option<Metrics> {
         let judge = Judge {
             left: self.left,
             right: self.right,
@@ -421,43 +318,24 @@ impl Comparison<'_> {
             options: self.options,
             hashes: AtomicU64::new(0),
         };
-        self.outcomes[step].distance?;
-        let step = &self.plan.steps[step];
-        let (l, r) = (step.left()?, step.right()?);
-        let outcome = judge.by_elements(step, (l, r), judge.located((l, r)), true);
+        told.outcome.distance?;
+        let (l, r) = (told.step.left()?, told.step.right()?);
+        let outcome = judge.by_elements((l, r), judge.located((l, r)), true);
         outcome.ok()?.metrics.map(|metrics| *metrics)
     }
 
-    /// The metadata of both sides of a step.
-    pub fn metas(&self, step: usize) -> (Option<Meta<'_>>, Option<Meta<'_>>) {
-        let step = &self.plan.steps[step];
-        (
-            step.left().map(|row| self.left.records.meta(row)),
-            step.right().map(|row| self.right.records.meta(row)),
-        )
-    }
-
-    /// The tolerance of a step that has both sides.
-    pub fn tolerance(&self, step: usize) -> Option<Applied> {
-        let (Some(a), Some(b)) = self.metas(step) else {
-            return None;
-        };
-        if let Some(Reason::Local(_)) = self.outcomes[step].reason.as_deref() {
+    /// What a pair was judged by.
+    pub(crate) fn tolerance(&self, told: &Told) -> Option<Applied> {
+        let a = self.left.records.meta(told.step.left()?);
+        let b = self.right.records.meta(told.step.right()?);
+        if let Some(Reason::Local(_)) = told.outcome.reason.as_deref() {
             return Some(Applied::referee());
         }
-        if let Some(floor) = self.floor.as_ref().filter(|f| !f.knows_clean(step)) {
+        if let Some(floor) = self.floor.as_ref().filter(|_| !told.clean) {
             return Some(Applied::floor(&floor.file, &floor.text()));
         }
-        Some(
-            self.options
-                .tolerance
-                .applied(a.stage, a.layer, [a.dtype, b.dtype]),
-        )
-    }
-
-    /// Whether a step that did not diverge is known to have no error to pass on.
-    pub fn knows_clean(&self, step: usize) -> bool {
-        self.floor.as_ref().is_none_or(|f| f.knows_clean(step))
+        let tolerance = &self.options.tolerance;
+        Some(tolerance.applied(a.stage, a.layer, [a.dtype, b.dtype]))
     }
 
     /// What records are judged by, in words.
@@ -480,11 +358,6 @@ impl Comparison<'_> {
                 crate::num::plural(local.untold, "record")
             ),
         }
-    }
-
-    /// The key of a step.
-    pub fn key(&self, step: usize) -> &Key {
-        &self.plan.steps[step].key
     }
 }
 

@@ -1,7 +1,7 @@
 //! Local errors: what a run makes of the inputs of another one, which was replayed into it.
 
 use crate::{
-    compare::{Comparison, Status},
+    compare::{Status, Verdicts},
     floor::scan::{median, scan, stretch},
     judge::Verdict,
     num,
@@ -129,16 +129,16 @@ pub enum LocalVerdict {
 }
 
 impl LocalReport {
-    /// The report of a comparison of a run with one that it was replayed into; none where it was not.
-    pub fn of(comparison: &Comparison<'_>) -> Option<Self> {
-        let (left, right) = (comparison.left, comparison.right);
+    /// The report of the verdicts on a run and one that it was replayed into; none where it was not.
+    pub fn of(verdicts: &Verdicts<'_>) -> Option<Self> {
+        let (left, right) = (verdicts.left, verdicts.right);
         let manifests = [left.manifest, right.manifest];
         let replay = replayed(left.manifest, right.manifest)?.clone();
         let mut by_stage: BTreeMap<(usize, &str), Vec<usize>> = BTreeMap::new();
-        for (i, step) in comparison.plan.steps.iter().enumerate() {
-            if comparison.outcomes[i].rel_l2().is_some() {
-                let stage = step.key.stage.as_str();
-                let rank = comparison.graph.rank(stage).unwrap_or(usize::MAX);
+        for (i, step) in verdicts.plan.iter().enumerate() {
+            if verdicts.outcomes[i].rel_l2().is_some() {
+                let stage = step.stage.as_str();
+                let rank = verdicts.graph.rank(stage).unwrap_or(usize::MAX);
                 by_stage.entry((rank, stage)).or_default().push(i);
             }
         }
@@ -146,16 +146,16 @@ impl LocalReport {
         let mut stages = Vec::new();
         for ((_, stage), steps) in by_stage {
             let rounding = Rounding::of(stage, manifests);
-            let begins = begins(comparison, &steps, rounding);
+            let begins = begins(verdicts, &steps, rounding);
             first = first.into_iter().chain(begins).min();
-            stages.push(summary(comparison, stage, &steps, rounding));
+            stages.push(summary(verdicts, stage, &steps, rounding));
         }
         let beyond = stages.iter().any(|s| s.verdict == LocalVerdict::Beyond);
         Some(Self {
             status: if beyond { Status::Diverged } else { Status::Ok },
             left: left.name.to_owned(),
             right: right.name.to_owned(),
-            first: first.map(|step| comparison.key(step).clone()),
+            first: first.map(|step| verdicts.key(step)),
             stages,
             replay,
             runs: Runs {
@@ -168,32 +168,29 @@ impl LocalReport {
 }
 
 /// The errors of some steps. A NaN of either sign is the largest of all.
-fn errors(comparison: &Comparison<'_>, steps: &[usize]) -> Vec<f64> {
-    let error = |&i: &usize| comparison.outcomes[i].rel_l2().filter(|error| !error.is_nan());
+fn errors(verdicts: &Verdicts<'_>, steps: &[usize]) -> Vec<f64> {
+    let error = |&i: &usize| verdicts.outcomes[i].rel_l2().filter(|error| !error.is_nan());
     let errors = steps.iter().map(error);
     errors.map(|error| error.unwrap_or(f64::NAN)).collect()
 }
 
 /// The steps of one stage, by layer.
-fn by_layer(comparison: &Comparison<'_>, steps: &[usize]) -> BTreeMap<i32, Vec<usize>> {
+fn by_layer(verdicts: &Verdicts<'_>, steps: &[usize]) -> BTreeMap<i32, Vec<usize>> {
     let mut layers: BTreeMap<i32, Vec<usize>> = BTreeMap::new();
     for &i in steps {
-        layers.entry(comparison.key(i).layer).or_default().push(i);
+        layers.entry(verdicts.key(i).layer).or_default().push(i);
     }
     layers
 }
 
 /// The first step of a stage that its rounding does not explain. Where medians are judged, single records are beyond the
 /// limit by chance: there it is where most of what follows is beyond it.
-fn begins(comparison: &Comparison<'_>, steps: &[usize], rounding: Rounding) -> Option<usize> {
+fn begins(verdicts: &Verdicts<'_>, steps: &[usize], rounding: Rounding) -> Option<usize> {
     let of_layer = |steps: Vec<usize>| {
-        let errors = errors(comparison, &steps);
+        let errors = errors(verdicts, &steps);
         rounding.begins(&errors).map(|at| steps[at])
     };
-    by_layer(comparison, steps)
-        .into_values()
-        .filter_map(of_layer)
-        .min()
+    by_layer(verdicts, steps).into_values().filter_map(of_layer).min()
 }
 
 impl Rounding {
@@ -228,17 +225,17 @@ impl Rounding {
     }
 }
 
-fn summary(comparison: &Comparison<'_>, stage: &str, steps: &[usize], rounding: Rounding) -> LocalStage {
-    let mut all = errors(comparison, steps);
+fn summary(verdicts: &Verdicts<'_>, stage: &str, steps: &[usize], rounding: Rounding) -> LocalStage {
+    let mut all = errors(verdicts, steps);
     all.sort_unstable_by(f64::total_cmp);
     let quantile = |q: f64| {
         let at = (q * all.len() as f64).ceil() as usize;
         all.get(at.max(1) - 1).copied().unwrap_or(0.0)
     };
-    let layers = by_layer(comparison, steps);
+    let layers = by_layer(verdicts, steps);
     let judged = layers
         .iter()
-        .map(|(&layer, steps)| (rounding.judged(&errors(comparison, steps)), layer));
+        .map(|(&layer, steps)| (rounding.judged(&errors(verdicts, steps)), layer));
     let most = judged.max_by(|a, b| a.0.total_cmp(&b.0));
     let (judged, layer) = most.map_or((0.0, None), |(judged, layer)| (judged, Some(layer)));
     let layer = layer.filter(|_| rounding.is_of_medians());
@@ -248,14 +245,14 @@ fn summary(comparison: &Comparison<'_>, stage: &str, steps: &[usize], rounding: 
         Some(limit) if judged <= limit => LocalVerdict::Rounding,
         Some(_) => LocalVerdict::Beyond,
     };
-    let verdicts = steps.iter().map(|&i| comparison.outcomes[i].verdict);
+    let identical = |&&i: &&usize| verdicts.outcomes[i].verdict == Verdict::Identical;
     LocalStage {
         stage: stage.to_owned(),
         records: all.len() as u64,
-        identical: verdicts.filter(|&v| v == Verdict::Identical).count() as u64,
+        identical: steps.iter().filter(identical).count() as u64,
         median: quantile(0.5),
         p90: quantile(0.9),
-        worst: Worst::of(comparison, steps.iter().copied()).filter(|w| w.rel_l2 != 0.0),
+        worst: Worst::among(verdicts, steps.iter().copied()).filter(|w| w.rel_l2 != 0.0),
         rounding,
         judged,
         layer,
@@ -279,7 +276,7 @@ impl Rounds {
 mod tests {
     use super::*;
     use crate::{
-        compare::{Options, compare},
+        compare::{Options, verdicts},
         first::FirstReport,
         render,
         testing::{Memory, manifest},
@@ -327,8 +324,8 @@ mod tests {
         for (error, beyond) in [(1e-7f32, false), (1e-5, true)] {
             let (a, b) = runs(error);
             let (left, right) = (a.side(&manifests[0]), b.side(&manifests[1]));
-            let comparison = compare(&left, &right, &graph, &options, &|_, _| ()).expect("compared");
-            let report = LocalReport::of(&comparison).expect("replayed");
+            let pairs = verdicts(&left, &right, &graph, &options, &|_, _| ()).expect("compared");
+            let report = LocalReport::of(&pairs).expect("replayed");
             assert_eq!(report.status == Status::Diverged, beyond);
             let first = report
                 .first
@@ -385,15 +382,12 @@ mod tests {
         let (a, b) = runs(1e-3);
         let origins = |manifests: &[Manifest; 2]| {
             let (left, right) = (a.side(&manifests[0]), b.side(&manifests[1]));
-            let comparison = compare(&left, &right, &graph, &options, &|_, _| ()).expect("compared");
+            let pairs = verdicts(&left, &right, &graph, &options, &|_, _| ()).expect("compared");
+            let comparison = pairs.comparison();
             let report = FirstReport::of(&comparison);
             let notes = report.common.notes.iter().filter(|n| n.kind == "replay");
             let notes: Vec<_> = notes.map(|n| n.message.clone()).collect();
-            (
-                report.origins.len(),
-                notes,
-                LocalReport::of(&comparison).is_some(),
-            )
+            (report.origins.len(), notes, LocalReport::of(&pairs).is_some())
         };
         let (places, notes, local) = origins(&manifests);
         assert_eq!(

@@ -1,19 +1,21 @@
 //! The first divergence: where it is, how large, and on what evidence.
 
 use crate::{
-    compare::{Comparison, Status, Stopped},
+    compare::{
+        Comparison, Status, Stopped,
+        fold::{OriginsAt, Stands, Told},
+    },
     floor::FloorReason,
-    inputs::{Inputs, inputs},
-    judge::{Reason, Verdict},
+    inputs::Inputs,
+    judge::Reason,
     metrics::Metrics,
     neighbourhood::Neighbourhood,
-    origin::origins,
+    plan::Place,
     report::{Common, ReasonView, RecordView, Worst},
     shape::position,
     tolerance::{Applied, Gates},
 };
 use serde::Serialize;
-use std::collections::{BTreeMap, HashSet};
 
 /// The stage name of a divergence in the token ids themselves.
 pub const TOKEN_ID: &str = "token_id";
@@ -108,36 +110,22 @@ pub struct Origin {
 impl FirstReport {
     /// The report of a comparison.
     pub fn of(comparison: &Comparison<'_>) -> Self {
-        let clean = |step| comparison.knows_clean(step);
-        let found = match crate::cross::is_local(comparison.left, comparison.right) {
-            // What each record was made from is the left run's.
-            true => (0..comparison.outcomes.len())
-                .filter(|&i| comparison.outcomes[i].verdict == Verdict::Diverged)
-                .collect(),
-            false => origins(&comparison.plan, &comparison.outcomes, comparison.graph, &clean),
-        };
-        let diverged = found.first().and_then(|&step| divergence(comparison, step));
+        let found = &comparison.found;
+        let diverged = found.first.as_ref().and_then(|told| divergence(comparison, told));
         let token = token_divergence(comparison);
         let first_divergence = match (diverged, token) {
             (Some(d), Some(t)) if (t.request, t.seq) < (d.request, d.seq) => Some(t),
             (Some(d), _) => Some(d),
             (None, t) => t,
         };
-        let matches = || {
-            let outcomes = comparison.outcomes.iter().enumerate();
-            outcomes
-                .filter(|(_, o)| o.verdict == Verdict::Within)
-                .map(|(i, _)| i)
-        };
-        let unplaced = unplaced(comparison, &found);
         Self {
             common: Common::of(comparison),
             stopped: comparison.stopped,
             first_divergence,
-            inherited: comparison.counts.diverged - found.len() as u64 - unplaced,
-            unplaced,
-            origins: grouped(comparison, &found),
-            worst_match: Worst::of(comparison, matches()),
+            inherited: comparison.counts.diverged - found.origins - found.unplaced,
+            unplaced: found.unplaced,
+            origins: origins(comparison),
+            worst_match: found.worst_match.map(|worst| Worst::of(comparison, worst)),
         }
     }
 
@@ -147,28 +135,18 @@ impl FirstReport {
     }
 }
 
-fn unplaced(comparison: &Comparison<'_>, origins: &[usize]) -> u64 {
-    let origins: HashSet<usize> = origins.iter().copied().collect();
-    let outcomes = comparison.outcomes.iter().enumerate();
-    let others = outcomes.filter(|(i, o)| o.verdict == Verdict::Diverged && !origins.contains(i));
-    let unplaced = others.filter(|(i, _)| comparison.graph.get(&comparison.key(*i).stage).is_none());
-    unplaced.count() as u64
-}
-
-fn divergence(comparison: &Comparison<'_>, step: usize) -> Option<Divergence> {
-    let key = comparison.key(step);
-    let outcome = &comparison.outcomes[step];
-    let (Some(left), Some(right)) = comparison.metas(step) else {
-        return None;
-    };
-    let metrics = comparison.metrics(step);
+fn divergence(comparison: &Comparison<'_>, told: &Told) -> Option<Divergence> {
+    let Told { key, outcome, .. } = told;
+    let left = comparison.left.records.meta(told.step.left()?);
+    let right = comparison.right.records.meta(told.step.right()?);
+    let metrics = comparison.metrics(told);
     let index = |at: Option<u64>| at.map(|at| position(left, right, at));
     Some(Divergence {
         request: key.request,
         seq: key.seq,
         layer: key.layer,
         stage: key.stage.to_string(),
-        visit: comparison.plan.steps[step].visit,
+        visit: told.step.visit,
         reason: ReasonView::from(outcome.reason.as_deref()?),
         floor: match outcome.reason.as_deref() {
             Some(Reason::Floor(reason)) => Some(*reason),
@@ -178,13 +156,13 @@ fn divergence(comparison: &Comparison<'_>, step: usize) -> Option<Divergence> {
         neighbourhood: metrics
             .as_ref()
             .and_then(|m| m.nonfinite_at.or(m.max_abs_at))
-            .and_then(|at| Neighbourhood::of(comparison, step, at)),
+            .and_then(|at| Neighbourhood::of(comparison, &told.step, at)),
         nonfinite_index: index(metrics.as_ref().and_then(|m| m.nonfinite_at)),
         metrics,
-        tolerance: comparison.tolerance(step)?,
+        tolerance: comparison.tolerance(told)?,
         left: SideView::Record(RecordView::of(left)),
         right: SideView::Record(RecordView::of(right)),
-        inputs: inputs(comparison, step),
+        inputs: told.inputs.clone(),
     })
 }
 
@@ -218,24 +196,20 @@ fn token_divergence(comparison: &Comparison<'_>) -> Option<Divergence> {
     })
 }
 
-fn grouped(comparison: &Comparison<'_>, origins: &[usize]) -> Vec<Origin> {
-    let mut groups: BTreeMap<(i32, &str), Vec<usize>> = BTreeMap::new();
-    for &step in origins {
-        let key = comparison.key(step);
-        groups.entry((key.layer, &key.stage)).or_default().push(step);
-    }
-    let mut groups: Vec<Vec<usize>> = groups.into_values().collect();
-    groups.sort_by_key(|steps| steps[0]);
-    let origin = |steps: Vec<usize>| {
-        let first = comparison.key(steps[0]);
-        Origin {
-            layer: first.layer,
-            stage: first.stage.to_string(),
-            request: first.request,
-            seq: first.seq,
-            records: steps.len() as u64,
-            worst: Worst::of(comparison, steps.into_iter()),
-        }
+/// The origins by layer and stage, in causal order.
+fn origins(comparison: &Comparison<'_>) -> Vec<Origin> {
+    let found = &comparison.found;
+    let places = found.places.iter().zip(&found.at);
+    let begun = places.filter_map(|(place, of)| Some((of.origins.first?, place, &of.origins)));
+    let mut begun: Vec<_> = begun.collect();
+    begun.sort_unstable_by_key(|(first, ..)| *first);
+    let origin = |(first, (layer, stage), of): (Stands, &Place, &OriginsAt)| Origin {
+        layer: *layer,
+        stage: stage.to_string(),
+        request: first.request,
+        seq: first.seq,
+        records: of.records,
+        worst: of.worst.map(|worst| Worst::of(comparison, worst)),
     };
-    groups.into_iter().map(origin).collect()
+    begun.into_iter().map(origin).collect()
 }

@@ -1,11 +1,12 @@
 //! The recorded inputs of a record, as evidence for what is said of its output.
 
 use crate::{
-    compare::Comparison,
-    judge::Verdict,
+    judge::{Outcome, Verdict},
     num,
+    plan::Key,
     upstream::{Upstream, nearest},
 };
+use bitnet_trace_schema::{StageGraph, Text};
 use serde::Serialize;
 use std::collections::BTreeSet;
 
@@ -48,81 +49,80 @@ pub struct Inputs {
     pub not_compared: Vec<String>,
 }
 
-/// The inputs of a step, by the vocabulary; none for a stage outside of it.
-pub fn inputs(comparison: &Comparison<'_>, step: usize) -> Inputs {
-    let key = comparison.key(step);
-    let keys = || comparison.plan.steps.iter().map(|s| &s.key);
-    let layers = keys().map(|k| k.layer).max().unwrap_or(-1).saturating_add(1);
-    let recorded: BTreeSet<&str> = keys().map(|k| k.stage.as_str()).collect();
+/// The worst of the compared records of a layer and stage, and how many there are.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Seen {
+    seq: i64,
+    records: u64,
+    verdict: Verdict,
+    rel_l2: Option<f64>,
+}
+
+impl Seen {
+    /// Adds a record that was compared, which is later than those before.
+    pub(crate) fn add(seen: &mut Option<Self>, seq: i64, outcome: &Outcome) {
+        let this = Self {
+            seq,
+            records: 1,
+            verdict: outcome.verdict,
+            rel_l2: outcome.rel_l2(),
+        };
+        let rank = |s: &Self| (s.verdict == Verdict::Diverged, s.rel_l2.unwrap_or(0.0));
+        match seen {
+            Some(so_far) if rank(&this) > rank(so_far) => {
+                let records = so_far.records + 1;
+                *so_far = Self { records, ..this };
+            }
+            Some(so_far) => so_far.records += 1,
+            None => *seen = Some(this),
+        }
+    }
+}
+
+/// The inputs of the record of this key, by the vocabulary; none for a stage outside of it. `places` are the layers and stages
+/// of both runs; `found` tells of a layer and stage what was compared of the record's own token, or, if its history is read,
+/// of that and the ones before.
+pub(crate) fn inputs(
+    graph: &StageGraph,
+    places: &BTreeSet<(i32, &Text)>,
+    key: &Key,
+    found: &dyn Fn(i32, &str, bool) -> Option<Seen>,
+) -> Inputs {
+    let layers = places.last().map_or(-1, |(layer, _)| *layer).saturating_add(1);
+    let recorded: BTreeSet<&str> = places.iter().map(|(_, stage)| stage.as_str()).collect();
     let mut result = Inputs::default();
-    nearest(comparison.graph, layers, &key.stage, key.layer, |input| {
+    nearest(graph, layers, &key.stage, key.layer, |input| {
         let Upstream {
             stage,
             layer,
             history,
         } = input;
-        let Some(found) = worst(comparison, step, stage, layer, history) else {
+        let Some(seen) = found(layer, stage, history) else {
             let exists = !OPTIONAL.contains(&stage) || recorded.contains(stage);
             if exists && !result.not_compared.iter().any(|n| n == stage) {
                 result.not_compared.push(stage.to_owned());
             }
             return false;
         };
+        let record = InputRecord {
+            stage: stage.to_owned(),
+            layer,
+            seq: seen.seq,
+            records: seen.records,
+            verdict: seen.verdict,
+            rel_l2: seen.rel_l2,
+        };
         // Read twice, as itself and as a history: the history is the wider one.
         match result
             .compared
             .iter_mut()
-            .find(|i| i.stage == found.stage && i.layer == found.layer)
+            .find(|i| i.stage == record.stage && i.layer == record.layer)
         {
-            Some(known) if known.records < found.records => *known = found,
+            Some(known) if known.records < record.records => *known = record,
             Some(_) => {}
-            None => result.compared.push(found),
+            None => result.compared.push(record),
         }
         true
     });
     result
-}
-
-/// The worst compared record of a stage and layer: of the step's own token, or of its history.
-fn worst(
-    comparison: &Comparison<'_>,
-    step: usize,
-    stage: &str,
-    layer: i32,
-    history: bool,
-) -> Option<InputRecord> {
-    let of = comparison.key(step);
-    let mut found: Option<InputRecord> = None;
-    for (other, outcome) in comparison.plan.steps.iter().zip(&comparison.outcomes) {
-        let key = &other.key;
-        let token = key.seq == of.seq || (history && key.seq < of.seq);
-        let same = key.request == of.request && key.layer == layer && key.stage == stage;
-        if !same || !token || !outcome.verdict.is_compared() {
-            continue;
-        }
-        let this = InputRecord {
-            stage: stage.to_owned(),
-            layer,
-            seq: key.seq,
-            records: 1,
-            verdict: outcome.verdict,
-            rel_l2: outcome.rel_l2(),
-        };
-        found = Some(match found {
-            None => this,
-            Some(mut so_far) => {
-                so_far.records += 1;
-                let rank = |r: &InputRecord| (r.verdict == Verdict::Diverged, r.rel_l2.unwrap_or(0.0));
-                if rank(&this) > rank(&so_far) {
-                    InputRecord {
-                        records: so_far.records,
-                        ..this
-                    }
-                } else {
-                    so_far
-                }
-            }
-        });
-    }
-    found
 }

@@ -75,6 +75,11 @@ impl Outcome {
         }
     }
 
+    /// Leaves nothing in its place.
+    pub(crate) fn take(&mut self) -> Self {
+        std::mem::replace(self, Self::plain(Verdict::Incomparable))
+    }
+
     /// A pair that was measured, and why it diverged, if it did; its measures are kept where that is asked for.
     fn measured(reason: Option<Reason>, metrics: Metrics, keep: bool) -> Self {
         Self {

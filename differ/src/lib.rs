@@ -4,9 +4,9 @@
 //! record belongs to which and in what causal order, and how ([`plan::Explained`]); a run that has other names or
 //! layouts is read through a [`mapping::Mapped`], whose [`mapping::Mapping`] people write or [`align::align`]
 //! proposes from the values alone. [`fn@compare`] carries that out, with a
-//! [`judge::Verdict`] and [`metrics::Metrics`] on each pair, under a [`Tolerance`]. Before any tensor, the token
-//! ids are compared ([`ids`]). From the verdicts and the stage graph, [`origin::origins`] are the diverged records
-//! whose inputs are clean.
+//! [`judge::Verdict`] on each pair, under a [`Tolerance`], and keeps what the verdicts come to ([`compare::verdicts()`] keeps
+//! them all). Before any tensor, the token ids are compared ([`ids`]). From the verdicts and the stage graph follow the
+//! origins: the diverged records whose inputs are clean.
 //!
 //! What a command prints is a value first: [`FirstReport`], [`CompareReport`], [`TokensReport`],
 //! [`query::QueryReport`]. [`render`] makes text of them, serde the JSON that `schemas/*.schema.json`
@@ -62,7 +62,7 @@ pub mod metrics;
 pub mod neighbourhood;
 mod notes;
 pub mod num;
-pub mod origin;
+mod origin;
 pub mod plan;
 pub mod preload;
 pub mod query;
@@ -76,6 +76,7 @@ pub mod runs;
 pub mod select;
 pub mod setup;
 pub mod shape;
+mod spread;
 pub mod summary;
 #[cfg(test)]
 mod testing;

@@ -3,6 +3,7 @@
 use crate::{
     compare::Comparison,
     num,
+    plan::Step,
     records::Records,
     shape::{Layout, layout},
 };
@@ -32,9 +33,8 @@ fn numbers<S: Serializer>(of: &[f64], to: S) -> Result<S::Ok, S::Error> {
 
 impl Neighbourhood {
     /// The elements around element `at` of what was compared of a step; none where its values cannot be read any more.
-    pub fn of(comparison: &Comparison<'_>, step: usize, at: u64) -> Option<Self> {
-        let of_plan = &comparison.plan.steps[step];
-        let (l, r) = (of_plan.left()?, of_plan.right()?);
+    pub fn of(comparison: &Comparison<'_>, step: &Step, at: u64) -> Option<Self> {
+        let (l, r) = (step.left()?, step.right()?);
         let (a, b) = (comparison.left.records.meta(l), comparison.right.records.meta(r));
         let at = usize::try_from(at).ok()?;
         // The last axis of the side that says more.

@@ -9,7 +9,6 @@ use crate::{
     tolerance::Tolerance,
 };
 use bitnet_trace_schema::{DType, Manifest, Model, Observation};
-use std::collections::BTreeSet;
 
 /// Weight types whose products do not round the activations.
 const FLOAT_TYPES: [&str; 4] = ["F32", "F16", "BF16", "F64"];
@@ -161,9 +160,8 @@ pub(crate) fn observation(left: &Side<'_>, right: &Side<'_>) -> Vec<Note> {
 
 /// The packed dtypes of a side's records.
 fn packed(side: &Side<'_>) -> Vec<&'static str> {
-    let dtypes = (0..side.records.len()).map(|row| side.records.meta(row).dtype);
-    let packed: BTreeSet<DType> = dtypes.filter(|d| d.is_packed()).collect();
-    packed.into_iter().map(DType::name).collect()
+    let dtypes = side.records.dtypes().into_iter();
+    dtypes.filter(|d| d.is_packed()).map(DType::name).collect()
 }
 
 /// The note on an incomplete run.
@@ -176,20 +174,17 @@ pub(crate) fn incomplete(side: &Side<'_>, name: &str) -> Option<Note> {
 
 /// Positions that both runs have records of, and not both an id.
 fn unknown_ids(left: &Side<'_>, right: &Side<'_>) -> usize {
-    let positions = |side: &Side<'_>| -> BTreeSet<(i32, i64)> {
-        let metas = (0..side.records.len()).map(|row| side.records.meta(row));
-        // Many records of one position stand together.
-        let mut last = None;
-        let positions = metas.map(|m| (m.request, m.seq));
-        positions.filter(|&at| last.replace(at) != Some(at)).collect()
-    };
     let known = |side: &Side<'_>, request: i32, seq: i64| {
         let sequence = side.manifest.sequences.iter().find(|s| s.request == request);
         let id = sequence.and_then(|s| s.ids.get(usize::try_from(seq).ok()?));
         matches!(id, Some(Some(_)))
     };
-    let of_right = positions(right);
-    let both = positions(left).into_iter().filter(|at| of_right.contains(at));
+    let of_right = right.records.positions();
+    let both = left
+        .records
+        .positions()
+        .into_iter()
+        .filter(|at| of_right.contains(at));
     both.filter(|&(request, seq)| !known(left, request, seq) || !known(right, request, seq))
         .count()
 }

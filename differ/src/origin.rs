@@ -6,10 +6,11 @@
 
 use crate::{
     judge::{Outcome, Reason, Verdict},
-    plan::{AlignPlan, Step},
+    plan::{Place, Step},
+    records::Side,
 };
-use bitnet_trace_schema::{InputLayer, StageGraph, StageScope};
-use std::collections::{BTreeSet, HashSet};
+use bitnet_trace_schema::{Input, InputLayer, StageGraph, StageScope};
+use std::collections::BTreeSet;
 
 /// Repeated visits of a key that are told apart; those after them share the last one's state.
 const VISITS: u32 = 4;
@@ -38,83 +39,47 @@ enum Source {
     Model(usize),
 }
 
-/// The origins among diverged records, as steps of the plan in causal order.
+/// The origins among the diverged records of a comparison, found position by position in causal order.
 ///
 /// A stage outside of the vocabulary has unknown inputs: it is an origin only if nothing of its request
-/// diverged before it. `clean` says of a step that did not diverge whether it is known to pass no error on; where it is
-/// not, its inputs stand in for it.
-pub fn origins(
-    plan: &AlignPlan,
-    outcomes: &[Outcome],
-    graph: &StageGraph,
-    clean: &dyn Fn(usize) -> bool,
-) -> Vec<usize> {
-    let diverged = |i: &usize| outcomes[*i].verdict == Verdict::Diverged;
-    if !(0..outcomes.len()).any(|i| diverged(&i)) {
-        return Vec::new();
-    }
-    let flow = Flow::new(plan, graph);
-    let visits = plan
-        .steps
-        .iter()
-        .map(|s| s.visit.min(VISITS - 1))
-        .max()
-        .unwrap_or(0);
-    let mut dirty_inputs = HashSet::new();
-    let mut evaluated = HashSet::new();
-    for visit in 0..=visits {
-        flow.run(plan, outcomes, clean, visit, &mut |step, inputs| {
-            evaluated.insert(step);
-            if inputs == State::Dirty {
-                dirty_inputs.insert(step);
-            }
-        });
-    }
-    let mut requests_seen = HashSet::new();
-    let found: Vec<usize> = (0..outcomes.len())
-        .filter(diverged)
-        .filter(|i| {
-            let first_of_request = requests_seen.insert(plan.steps[*i].key.request);
-            // Judged by its own inputs, whatever became of them.
-            if matches!(outcomes[*i].reason.as_deref(), Some(Reason::Local(_))) {
-                true
-            } else if evaluated.contains(i) {
-                !dirty_inputs.contains(i) && begins(&outcomes[*i])
-            } else {
-                first_of_request
-            }
-        })
-        .collect();
-    if found.is_empty() {
-        // A drift beyond the floor, or an engine that records an output before its inputs, and not in the vocabulary's order.
-        return (0..outcomes.len()).find(diverged).into_iter().collect();
-    }
-    found
-}
-
-/// Whether the divergence can have begun at this record: not where only its error is beyond the floor, and not its gain.
-fn begins(outcome: &Outcome) -> bool {
-    !matches!(outcome.reason.as_deref(), Some(Reason::Floor(reason)) if !reason.begins)
-}
-
-/// The vocabulary, made ready for one pass a token.
-struct Flow<'a> {
+/// diverged before it.
+pub(crate) struct Origins<'a> {
     graph: &'a StageGraph,
     layers: Vec<i32>,
+    /// Inputs of each stage, by rank.
     sources: Vec<Vec<Source>>,
     /// Rank of what the first layer reads.
     before_layers: Option<usize>,
+    /// Every place in the direction of the data flow: (row, rank).
+    flow: Vec<(usize, usize)>,
+    /// Where each place of the plan is in a table; none outside of the vocabulary.
+    at: Vec<Option<usize>>,
+    request: Option<i32>,
+    /// The last request in which a record diverged.
+    diverged: Option<i32>,
+    /// States of the positions before, as each class of visits sees them.
+    histories: Vec<Vec<State>>,
+    /// What follows is of one position and class; it is kept for its room.
+    table: Vec<State>,
+    latest: Vec<u32>,
+    /// Diverged steps of the class, of which each names the one before it in its place.
+    steps: Vec<(usize, usize)>,
+    last: Vec<usize>,
 }
 
-impl<'a> Flow<'a> {
-    fn new(plan: &AlignPlan, graph: &'a StageGraph) -> Self {
-        let layers: BTreeSet<i32> = plan
-            .steps
+/// No step.
+const NONE: usize = usize::MAX;
+
+impl<'a> Origins<'a> {
+    /// Of a comparison of these runs.
+    pub(crate) fn new(sides: [&Side<'_>; 2], graph: &'a StageGraph) -> Self {
+        let layers: BTreeSet<i32> = sides
             .iter()
-            .map(|s| s.key.layer)
-            .filter(|&l| l >= 0)
+            .flat_map(|side| side.records.places())
+            .map(|(layer, _)| layer)
+            .filter(|&layer| layer >= 0)
             .collect();
-        let source = |input: &bitnet_trace_schema::Input| {
+        let source = |input: &Input| {
             let rank = graph.rank(&input.stage)?;
             let scope = graph.get(&input.stage)?.scope;
             Some(match (scope, input.layer) {
@@ -126,14 +91,25 @@ impl<'a> Flow<'a> {
             })
         };
         let stages = graph.stages().iter();
-        Self {
+        let mut origins = Self {
             layers: layers.into_iter().collect(),
             sources: stages
                 .map(|s| s.inputs.iter().filter_map(source).collect())
                 .collect(),
             before_layers: graph.before_layers().and_then(|stage| graph.rank(&stage.name)),
+            flow: Vec::new(),
+            at: Vec::new(),
+            request: None,
+            diverged: None,
+            histories: Vec::new(),
+            table: Vec::new(),
+            latest: Vec::new(),
+            steps: Vec::new(),
+            last: Vec::new(),
             graph,
-        }
+        };
+        origins.flow = origins.flow();
+        origins
     }
 
     /// Row of the table for what has no layer.
@@ -141,12 +117,7 @@ impl<'a> Flow<'a> {
         self.layers.len()
     }
 
-    fn row(&self, layer: i32) -> usize {
-        self.layers.binary_search(&layer).unwrap_or(self.model_row())
-    }
-
-    /// Every place in the direction of the data flow: (row, rank).
-    fn places(&self) -> Vec<(usize, usize)> {
+    fn flow(&self) -> Vec<(usize, usize)> {
         let stages: Vec<(usize, StageScope)> =
             self.graph.stages().iter().map(|s| s.scope).enumerate().collect();
         let model = |before: bool| {
@@ -161,86 +132,131 @@ impl<'a> Flow<'a> {
         model(true).chain(layers).chain(model(false)).collect()
     }
 
-    /// One pass over all tokens for one visit: calls `seen` with each of its diverged steps that the
-    /// vocabulary places, and the state of that step's inputs.
-    fn run(
-        &self,
-        plan: &AlignPlan,
-        outcomes: &[Outcome],
-        clean: &dyn Fn(usize) -> bool,
-        visit: u32,
-        seen: &mut dyn FnMut(usize, State),
-    ) {
+    /// Learns where the places of the plan are, which go on from those before.
+    pub(crate) fn places(&mut self, places: &[Place]) {
         let stages = self.graph.stages().len();
-        let size = (self.layers.len() + 1) * stages;
-        let places = self.places();
-        let mut history = vec![State::Unknown; size];
-        let mut request = None;
-        let mut start = 0;
-        for token in plan
-            .steps
-            .chunk_by(|a, b| (a.key.request, a.key.seq) == (b.key.request, b.key.seq))
-        {
-            if request.replace(token[0].key.request) != Some(token[0].key.request) {
-                history.fill(State::Unknown);
-            }
-            let (states, steps) = self.states(token, &outcomes[start..], &|i| clean(start + i), visit, size);
-            let mut table = states;
-            for &(row, rank) in &places {
-                let at = row * stages + rank;
-                let inputs = self.sources[rank].iter().map(|&source| match source {
-                    Source::Here(rank) => table[row * stages + rank],
-                    Source::Before(rank) if row > 0 => table[(row - 1) * stages + rank],
-                    Source::Before(_) => {
-                        let at = self.before_layers.map(|rank| self.model_row() * stages + rank);
-                        at.map_or(State::Unknown, |at| table[at])
-                    }
-                    Source::History(rank) => {
-                        let at = row * stages + rank;
-                        history[at].max(table[at])
-                    }
-                    Source::Last(rank) if self.model_row() > 0 => {
-                        table[(self.model_row() - 1) * stages + rank]
-                    }
-                    Source::Last(_) => State::Unknown,
-                    Source::Model(rank) => table[self.model_row() * stages + rank],
-                });
-                let inputs = inputs.max().unwrap_or_default();
-                match table[at] {
-                    State::Unknown => table[at] = inputs,
-                    State::Clean => {}
-                    State::Dirty => steps[at].iter().for_each(|&step| seen(start + step, inputs)),
-                }
-            }
-            for (all, one) in history.iter_mut().zip(&table) {
-                *all = (*all).max(*one);
-            }
-            start += token.len();
+        for (layer, stage) in places {
+            let row = self.layers.binary_search(layer).unwrap_or(self.model_row());
+            let rank = self.graph.rank(stage);
+            self.at.push(rank.map(|rank| row * stages + rank));
         }
     }
 
-    /// The states of a token's compared records up to `visit`, and for each place the diverged steps of
-    /// exactly that visit.
-    fn states(
-        &self,
-        token: &[Step],
+    /// The origins among the steps of the next position, in their order. Positions before the first at which something
+    /// diverged may be left out.
+    ///
+    /// `clean` says of a step that did not diverge whether it is known to pass no error on; where it is not, its inputs
+    /// stand in for it.
+    pub(crate) fn position(
+        &mut self,
+        request: i32,
+        steps: &[Step],
         outcomes: &[Outcome],
         clean: &dyn Fn(usize) -> bool,
-        visit: u32,
-        size: usize,
-    ) -> (Vec<State>, Vec<Vec<usize>>) {
-        let mut latest = vec![0; size];
-        let mut states = vec![State::Unknown; size];
-        let mut steps = vec![Vec::new(); size];
-        for (i, (step, outcome)) in token.iter().zip(outcomes).enumerate() {
+    ) -> Vec<usize> {
+        let size = (self.layers.len() + 1) * self.graph.stages().len();
+        if self.request.replace(request) != Some(request) {
+            self.histories.clear();
+        }
+        let class = |step: &Step| step.visit.min(VISITS - 1);
+        let classes = steps.iter().map(class).max().map_or(1, |last| last as usize + 1);
+        while self.histories.len() < classes {
+            // Without visits of a class, those before it are all that it sees.
+            let before = self.histories.last().cloned();
+            self.histories
+                .push(before.unwrap_or_else(|| vec![State::Unknown; size]));
+        }
+        // Of diverged steps that the vocabulary places, whether their inputs are dirty.
+        let mut placed: Vec<Option<bool>> = vec![None; steps.len()];
+        for visit in 0..self.histories.len() {
+            self.run(visit, (steps, outcomes), clean, &mut |step, inputs| {
+                placed[step] = Some(inputs == State::Dirty);
+            });
+        }
+        let diverged = (0..steps.len()).filter(|&i| outcomes[i].verdict == Verdict::Diverged);
+        let is_origin = |&i: &usize| {
+            let first_of_request = self.diverged.replace(request) != Some(request);
+            let outcome = &outcomes[i];
+            // Judged by its own inputs, whatever became of them.
+            if matches!(outcome.reason.as_deref(), Some(Reason::Local(_))) {
+                return true;
+            }
+            match placed[i] {
+                Some(dirty) => !dirty && begins(outcome),
+                None => first_of_request,
+            }
+        };
+        diverged.filter(is_origin).collect()
+    }
+
+    /// One pass over a position for one class of visits: calls `seen` with each of its diverged steps that the
+    /// vocabulary places, and the state of that step's inputs.
+    fn run(
+        &mut self,
+        class: usize,
+        (steps, outcomes): (&[Step], &[Outcome]),
+        clean: &dyn Fn(usize) -> bool,
+        seen: &mut dyn FnMut(usize, State),
+    ) {
+        self.states(class, steps, outcomes, clean);
+        let stages = self.graph.stages().len();
+        let model = self.model_row() * stages;
+        let history = &mut self.histories[class];
+        let table = &mut self.table;
+        for &(row, rank) in &self.flow {
+            let at = row * stages + rank;
+            let inputs = self.sources[rank].iter().map(|&source| match source {
+                Source::Here(rank) => table[row * stages + rank],
+                Source::Before(rank) if row > 0 => table[(row - 1) * stages + rank],
+                Source::Before(_) => self
+                    .before_layers
+                    .map_or(State::Unknown, |rank| table[model + rank]),
+                Source::History(rank) => {
+                    let at = row * stages + rank;
+                    history[at].max(table[at])
+                }
+                Source::Last(rank) if model > 0 => table[model - stages + rank],
+                Source::Last(_) => State::Unknown,
+                Source::Model(rank) => table[model + rank],
+            });
+            let inputs = inputs.max().unwrap_or_default();
+            match table[at] {
+                State::Unknown => table[at] = inputs,
+                State::Clean => {}
+                State::Dirty => {
+                    let mut next = self.last[at];
+                    while next != NONE {
+                        let (step, before) = self.steps[next];
+                        seen(step, inputs);
+                        next = before;
+                    }
+                }
+            }
+        }
+        for (all, one) in history.iter_mut().zip(table) {
+            *all = (*all).max(*one);
+        }
+    }
+
+    /// The states of a position's compared records up to a class of visits, and for each place the diverged steps of
+    /// exactly that class.
+    fn states(&mut self, visit: usize, steps: &[Step], outcomes: &[Outcome], clean: &dyn Fn(usize) -> bool) {
+        let size = self.histories[visit].len();
+        self.table.clear();
+        self.table.resize(size, State::Unknown);
+        self.latest.clear();
+        self.latest.resize(size, 0);
+        self.last.clear();
+        self.last.resize(size, NONE);
+        self.steps.clear();
+        for (i, (step, outcome)) in steps.iter().zip(outcomes).enumerate() {
             let class = step.visit.min(VISITS - 1);
-            let Some(rank) = self.graph.rank(&step.key.stage) else {
+            let Some(at) = self.at[step.place as usize] else {
                 continue;
             };
-            if class > visit || !outcome.verdict.is_compared() {
+            if class as usize > visit || !outcome.verdict.is_compared() {
                 continue;
             }
-            let at = self.row(step.key.layer) * self.graph.stages().len() + rank;
             let state = if outcome.verdict == Verdict::Diverged {
                 State::Dirty
             } else if clean(i) {
@@ -248,18 +264,23 @@ impl<'a> Flow<'a> {
             } else {
                 State::Unknown
             };
-            if class > latest[at] {
-                latest[at] = class;
-                states[at] = state;
-            } else if class == latest[at] {
-                states[at] = states[at].max(state);
+            if class > self.latest[at] {
+                self.latest[at] = class;
+                self.table[at] = state;
+            } else if class == self.latest[at] {
+                self.table[at] = self.table[at].max(state);
             }
-            if class == visit && state == State::Dirty {
-                steps[at].push(i);
+            if class as usize == visit && state == State::Dirty {
+                self.steps.push((i, self.last[at]));
+                self.last[at] = self.steps.len() - 1;
             }
         }
-        (states, steps)
     }
+}
+
+/// Whether the divergence can have begun at this record: not where only its error is beyond the floor, and not its gain.
+fn begins(outcome: &Outcome) -> bool {
+    !matches!(outcome.reason.as_deref(), Some(Reason::Floor(reason)) if !reason.begins)
 }
 
 #[cfg(test)]

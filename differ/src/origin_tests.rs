@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
-    compare::{Comparison, Options, compare},
-    inputs::inputs,
+    compare::{Options, Verdicts, verdicts},
+    first::FirstReport,
     testing::{Memory, manifest},
 };
 
@@ -46,17 +46,47 @@ fn break_at(mut m: Memory, places: &[(i64, i32, &str)]) -> Memory {
     m
 }
 
-fn with_comparison<T>(left: &Memory, right: &Memory, f: impl FnOnce(&Comparison<'_>) -> T) -> T {
+fn with_verdicts<T>(left: &Memory, right: &Memory, f: impl FnOnce(&Verdicts<'_>) -> T) -> T {
     let (a, b) = (manifest("a", "x", 2, &[1, 2]), manifest("b", "y", 2, &[1, 2]));
     let (graph, options) = (StageGraph::builtin(), Options::default());
     let (left, right) = (left.side(&a), right.side(&b));
-    f(&compare(&left, &right, &graph, &options, &|_, _| ()).expect("comparable"))
+    f(&verdicts(&left, &right, &graph, &options, &|_, _| ()).expect("comparable"))
+}
+
+/// The keys of the origins; of every position or, as a comparison does, from the first at which something diverged.
+fn origin_keys(v: &Verdicts<'_>, from_divergence: bool) -> Vec<String> {
+    let mut origins = Origins::new([v.left, v.right], v.graph);
+    origins.places(&v.plan.places);
+    let mut found = Vec::new();
+    let mut begun = !from_divergence;
+    for (at, steps) in v.plan.stretch.by_position() {
+        let outcomes = &v.outcomes[at.first..at.first + steps.len()];
+        begun |= outcomes.iter().any(|o| o.verdict == Verdict::Diverged);
+        if begun {
+            let of_position = origins.position(at.request, steps, outcomes, &|_| true);
+            found.extend(of_position.into_iter().map(|i| v.key(at.first + i).to_string()));
+        }
+    }
+    found
 }
 
 fn origin_names(left: &Memory, right: &Memory) -> Vec<String> {
-    with_comparison(left, right, |c| {
-        let found = origins(&c.plan, &c.outcomes, c.graph, &|_| true);
-        found.into_iter().map(|i| c.key(i).to_string()).collect()
+    with_verdicts(left, right, |v| {
+        let found = origin_keys(v, true);
+        assert_eq!(origin_keys(v, false), found);
+        let report = FirstReport::of(&v.comparison());
+        let first = report.first_divergence.expect("a divergence");
+        if let Some(name) = found.first() {
+            assert!(name.ends_with(&format!(
+                "seq={}, layer={}, stage={}",
+                first.seq, first.layer, first.stage
+            )));
+            assert_eq!(
+                report.origins.iter().map(|o| o.records).sum::<u64>(),
+                found.len() as u64
+            );
+        }
+        found
     })
 }
 
@@ -169,20 +199,16 @@ fn absurd_layer_numbers_are_no_trouble() {
     right.push(0, i32::MAX, "attn_norm", &[2.0]);
     right.push(0, i32::MIN, "attn_norm", &[2.0]);
     right.push(i64::MAX, 3, "logits", &[2.0]);
-    with_comparison(&left, &right, |c| {
-        let found = origins(&c.plan, &c.outcomes, c.graph, &|_| true);
-        assert!(!found.is_empty());
-        found.into_iter().for_each(|i| drop(inputs(c, i)));
-    });
+    assert!(!origin_names(&left, &right).is_empty());
 }
 
 #[test]
 fn inputs_are_evidence_and_what_lies_between_is_told() {
     let skip = ["q_proj", "attn_ctx"];
     let right = break_at(run(&skip), &[(1, 1, "attn_out")]);
-    with_comparison(&run(&skip), &right, |c| {
-        let origin = origins(&c.plan, &c.outcomes, c.graph, &|_| true)[0];
-        let found = inputs(c, origin);
+    with_verdicts(&run(&skip), &right, |v| {
+        let first = FirstReport::of(&v.comparison()).first_divergence;
+        let found = first.expect("a divergence").inputs;
         assert!(found.compared.iter().all(|i| i.verdict == Verdict::Identical));
         let names: Vec<_> = found
             .compared

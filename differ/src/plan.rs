@@ -70,18 +70,18 @@ pub struct Aligned {
     pub rows: Vec<Option<usize>>,
 }
 
-/// A record of the left run, of the right one, or of both.
-#[derive(Debug, Clone, PartialEq)]
+/// A record of the left run, of the right one, or of both: a comparison has very many.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Step {
-    /// The key.
-    pub key: Key,
+    /// Number of its layer and stage among those of the plan.
+    pub(crate) place: u32,
     /// How many records of this key came before, on each side.
     pub visit: u32,
     left: RowOf,
     right: RowOf,
 }
 
-/// Row in a run's records, if it has one: a comparison keeps very many.
+/// Row in a run's records, if it has one.
 #[derive(Clone, Copy, PartialEq)]
 struct RowOf(u32);
 
@@ -117,23 +117,143 @@ impl Step {
     }
 }
 
+/// A layer and a stage.
+pub(crate) type Place = (i32, Text);
+
+/// The steps of one position begin here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PositionAt {
+    pub(crate) request: i32,
+    pub(crate) seq: i64,
+    /// The first of them.
+    pub(crate) first: usize,
+}
+
+/// Steps of one position after another.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) struct Stretch {
+    pub(crate) positions: Vec<PositionAt>,
+    pub(crate) steps: Vec<Step>,
+}
+
+impl Stretch {
+    /// Position and steps, one position after another.
+    pub(crate) fn by_position(&self) -> impl Iterator<Item = (PositionAt, &[Step])> {
+        let ends = self.positions.iter().skip(1).map(|next| next.first);
+        let ends = ends.chain([self.steps.len()]);
+        let positions = self.positions.iter().zip(ends);
+        positions.map(|(at, end)| (*at, &self.steps[at.first..end]))
+    }
+
+    /// The position of a step.
+    pub(crate) fn at(&self, step: usize) -> PositionAt {
+        self.positions[self.positions.partition_point(|at| at.first <= step) - 1]
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.positions.clear();
+        self.steps.clear();
+    }
+}
+
 /// Two runs, aligned: what is compared with what, in causal order.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct AlignPlan {
+    pub(crate) places: Vec<Place>,
+    pub(crate) stretch: Stretch,
+}
+
+/// A step and its key.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Placed<'a> {
+    /// Which sequence of a batch.
+    pub request: i32,
+    /// Token position, from 0.
+    pub seq: i64,
+    /// Layer from 0; -1 and -2 where there is none.
+    pub layer: i32,
+    /// Word of the stage vocabulary.
+    pub stage: &'a Text,
+    /// The step.
+    pub step: Step,
+}
+
+impl Placed<'_> {
+    /// Row in the left records.
+    pub fn left(&self) -> Option<usize> {
+        self.step.left()
+    }
+
+    /// Row in the right records.
+    pub fn right(&self) -> Option<usize> {
+        self.step.right()
+    }
+
+    /// The key of its records.
+    pub fn key(&self) -> Key {
+        Key {
+            request: self.request,
+            seq: self.seq,
+            layer: self.layer,
+            stage: self.stage.clone(),
+        }
+    }
+}
+
+impl AlignPlan {
+    /// Number of steps.
+    pub fn len(&self) -> usize {
+        self.stretch.steps.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.stretch.steps.is_empty()
+    }
+
     /// The steps, in causal order.
-    pub steps: Vec<Step>,
+    pub fn iter(&self) -> impl Iterator<Item = Placed<'_>> {
+        let positions = self.stretch.by_position();
+        positions.flat_map(move |(at, steps)| steps.iter().map(move |step| self.placed(at, *step)))
+    }
+
+    /// One of the steps.
+    ///
+    /// # Panics
+    /// If there are not so many.
+    pub fn step(&self, step: usize) -> Placed<'_> {
+        self.placed(self.stretch.at(step), self.stretch.steps[step])
+    }
+
+    fn placed(&self, at: PositionAt, step: Step) -> Placed<'_> {
+        let (layer, stage) = &self.places[step.place as usize];
+        Placed {
+            request: at.request,
+            seq: at.seq,
+            layer: *layer,
+            stage,
+            step,
+        }
+    }
 }
 
 /// Aligns two runs.
 pub fn plan(left: &dyn Records, right: &dyn Records, graph: &StageGraph) -> AlignPlan {
     let mut ahead = Steps::new(left, right, graph);
-    let mut steps = Vec::with_capacity(ahead.left());
-    while ahead.next_into(&mut steps) {}
-    AlignPlan { steps }
+    let mut plan = AlignPlan::default();
+    while ahead.next_into(&mut plan.stretch).is_some() {}
+    plan.places = ahead.places_from(0).collect();
+    plan
 }
 
 /// The steps of a plan that is made as far as it is asked for.
 pub(crate) struct Steps<'a>(Positions<'a>);
+
+/// What was planned of a position.
+pub(crate) struct Planned {
+    /// Whether it has the places of the position before.
+    pub(crate) is_as_before: bool,
+}
 
 impl<'a> Steps<'a> {
     pub(crate) fn new(left: &'a dyn Records, right: &'a dyn Records, graph: &'a StageGraph) -> Self {
@@ -145,24 +265,31 @@ impl<'a> Steps<'a> {
         self.0.left()
     }
 
-    /// Puts the steps of the next position behind those that are there; false where there is none.
-    pub(crate) fn next_into(&mut self, steps: &mut Vec<Step>) -> bool {
-        let Some(position) = self.0.next() else {
-            return false;
-        };
-        let (request, seq) = (position.request, position.seq);
-        steps.extend(position.places().map(|(layer, stage, visit, rows)| Step {
-            key: Key {
-                request,
-                seq,
-                layer,
-                stage: stage.clone(),
-            },
-            visit,
-            left: RowOf::new(rows[0]),
-            right: RowOf::new(rows[1]),
-        }));
-        true
+    /// Layers and stages that were met so far, from this number on.
+    pub(crate) fn places_from(&self, known: usize) -> impl Iterator<Item = Place> {
+        let places = self.0.places()[known..].iter();
+        places.map(|&(layer, stage)| (layer, stage.clone()))
+    }
+
+    /// Puts the steps of the next position behind those that are there; none where there is no more.
+    pub(crate) fn next_into(&mut self, stretch: &mut Stretch) -> Option<Planned> {
+        let position = self.0.next()?;
+        stretch.positions.push(PositionAt {
+            request: position.request,
+            seq: position.seq,
+            first: stretch.steps.len(),
+        });
+        stretch
+            .steps
+            .extend(position.entries().map(|(place, visit, mut rows)| Step {
+                place,
+                visit,
+                left: RowOf::new(rows.next().flatten()),
+                right: RowOf::new(rows.next().flatten()),
+            }));
+        Some(Planned {
+            is_as_before: position.is_as_before,
+        })
     }
 }
 
@@ -172,16 +299,20 @@ pub fn align(runs: &[&dyn Records], graph: &StageGraph) -> Vec<Aligned> {
     let mut positions = Positions::new(runs, graph);
     let mut aligned = Vec::new();
     while let Some(position) = positions.next() {
-        let (request, seq) = (position.request, position.seq);
-        aligned.extend(position.places().map(|(layer, stage, visit, rows)| Aligned {
-            key: Key {
-                request,
-                seq,
-                layer,
-                stage: stage.clone(),
-            },
-            visit,
-            rows: rows.to_vec(),
+        let (request, seq, places) = (position.request, position.seq, position.places);
+        aligned.extend(position.entries().map(|(place, visit, rows)| {
+            let (layer, stage) = places[place as usize];
+            let stage = stage.clone();
+            Aligned {
+                key: Key {
+                    request,
+                    seq,
+                    layer,
+                    stage,
+                },
+                visit,
+                rows: rows.collect(),
+            }
         }));
     }
     aligned
@@ -194,16 +325,14 @@ mod tests {
 
     fn shown(plan: &AlignPlan) -> Vec<String> {
         let side = |row: Option<usize>| row.map_or("-".to_owned(), |r| r.to_string());
-        let steps = plan.steps.iter();
-        steps
+        plan.iter()
             .map(|s| {
-                let k = &s.key;
                 format!(
                     "{}/{}/{}#{} {} {}",
-                    k.seq,
-                    k.layer,
-                    k.stage,
-                    s.visit,
+                    s.seq,
+                    s.layer,
+                    s.stage,
+                    s.step.visit,
                     side(s.left()),
                     side(s.right())
                 )

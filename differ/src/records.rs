@@ -1,11 +1,28 @@
 //! Where records come from: a stored run, or memory.
 
 use crate::mapping::{Convention, Naming};
-use bitnet_trace_schema::{DType, Manifest, RecordMeta, quant};
+use bitnet_trace_schema::{DType, Manifest, RecordMeta, Text, quant};
 use bitnet_trace_store::{
-    Filter, Located, Meta, Rows, Run, Standing, StoreError, Stretches, TensorRef, Traces,
+    Column, Filter, Located, Meta, Position, Rows, Run, Standing, StoreError, Stretches, TensorRef, Traces,
 };
-use std::{borrow::Cow, panic::resume_unwind, thread};
+use std::{borrow::Cow, collections::BTreeSet, num::NonZeroU64, ops::Range, panic::resume_unwind, thread};
+
+/// What tells most about a pair of records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Head {
+    /// A number that records of a run have in common only if their shape, dtype and numbers of elements are the same; none
+    /// where that is not known without looking.
+    pub form: Option<NonZeroU64>,
+    /// The beginning of the record's hash: of records of other beginnings, the original bytes differ.
+    pub hash: Option<NonZeroU64>,
+}
+
+impl Head {
+    /// The beginning of a hash.
+    fn hash(hash: Option<&[u8; 32]>) -> Option<NonZeroU64> {
+        NonZeroU64::new(u64::from_le_bytes(*hash?.first_chunk()?))
+    }
+}
 
 /// The records of one run, or those of them that a filter takes.
 ///
@@ -58,6 +75,64 @@ pub trait Records: Sync {
         self.meta(row).into()
     }
 
+    /// The position of record `row`, and the row behind those that follow it and are of the same.
+    fn position(&self, row: usize) -> Position {
+        let Standing { request, seq, .. } = self.standing(row);
+        let is_here = |&row: &usize| {
+            let at = self.standing(row);
+            (at.request, at.seq) == (request, seq)
+        };
+        let end = (row + 1..self.len()).find(|row| !is_here(row));
+        Position {
+            request,
+            seq,
+            end: end.unwrap_or(self.len()),
+        }
+    }
+
+    /// What stands for the layers and stages of these records, where the run keeps that as a column.
+    fn column(&self, rows: Range<usize>) -> Option<Column<'_>> {
+        let _ = rows;
+        None
+    }
+
+    /// Layers and stages, each pair once. There may be some of which a filter left no record.
+    fn places(&self) -> BTreeSet<(i32, &Text)> {
+        let all = (0..self.len()).map(|row| self.standing(row));
+        all.map(|at| (at.layer, at.stage)).collect()
+    }
+
+    /// Element types of the records, before any conversion.
+    fn dtypes(&self) -> BTreeSet<DType> {
+        (0..self.len()).map(|row| self.meta(row).dtype).collect()
+    }
+
+    /// Request and seq of every position that has a record.
+    fn positions(&self) -> BTreeSet<(i32, i64)> {
+        let mut all = BTreeSet::new();
+        let mut row = 0;
+        while row < self.len() {
+            let at = self.position(row);
+            all.insert((at.request, at.seq));
+            row = at.end;
+        }
+        all
+    }
+
+    /// What tells most about a pair of records, without a look at all of their metadata.
+    fn heads(&self, rows: &[usize]) -> Vec<Head> {
+        let head = |&row: &usize| Head {
+            form: None,
+            hash: Head::hash(self.meta(row).hash().as_ref()),
+        };
+        rows.iter().map(head).collect()
+    }
+
+    /// Whether the record holds NaN.
+    fn has_nan(&self, row: usize) -> bool {
+        self.meta(row).stats().nan_count > 0
+    }
+
     /// Finds the elements of these records as f32 where they lie in a mapped file as they are; none where
     /// [`Records::elements`] has to make them, or tells what is wrong.
     fn locate(&self, rows: &[usize]) -> Located<'_> {
@@ -78,7 +153,7 @@ pub trait Records: Sync {
         let _ = stretches;
     }
 
-    /// Says that the elements in these stretches were read and need not stay in memory.
+    /// Says that the elements in these stretches, and the metadata of their records, were read and need not stay in memory.
     fn done(&self, stretches: &Stretches) {
         let _ = stretches;
     }
@@ -119,6 +194,30 @@ impl<R: Records + ?Sized> Records for &R {
 
     fn standing(&self, row: usize) -> Standing<'_> {
         (**self).standing(row)
+    }
+
+    fn position(&self, row: usize) -> Position {
+        (**self).position(row)
+    }
+
+    fn column(&self, rows: Range<usize>) -> Option<Column<'_>> {
+        (**self).column(rows)
+    }
+
+    fn places(&self) -> BTreeSet<(i32, &Text)> {
+        (**self).places()
+    }
+
+    fn dtypes(&self) -> BTreeSet<DType> {
+        (**self).dtypes()
+    }
+
+    fn heads(&self, rows: &[usize]) -> Vec<Head> {
+        (**self).heads(rows)
+    }
+
+    fn has_nan(&self, row: usize) -> bool {
+        (**self).has_nan(row)
     }
 
     fn locate(&self, rows: &[usize]) -> Located<'_> {
@@ -289,6 +388,34 @@ impl Records for StoredRecords {
         self.rows.standing(row)
     }
 
+    fn position(&self, row: usize) -> Position {
+        self.rows.position(row)
+    }
+
+    fn column(&self, rows: Range<usize>) -> Option<Column<'_>> {
+        self.rows.column(rows)
+    }
+
+    fn places(&self) -> BTreeSet<(i32, &Text)> {
+        self.rows.places().collect()
+    }
+
+    fn dtypes(&self) -> BTreeSet<DType> {
+        self.rows.dtypes()
+    }
+
+    fn heads(&self, rows: &[usize]) -> Vec<Head> {
+        let head = |&row: &usize| Head {
+            form: NonZeroU64::new(self.rows.form(row).wrapping_add(1)),
+            hash: NonZeroU64::new(self.rows.hash_start(row)),
+        };
+        rows.iter().map(head).collect()
+    }
+
+    fn has_nan(&self, row: usize) -> bool {
+        self.rows.has_nan(row)
+    }
+
     fn locate(&self, rows: &[usize]) -> Located<'_> {
         if self.run.manifest().imported.is_some() {
             return Located::none(rows.len());
@@ -307,6 +434,7 @@ impl Records for StoredRecords {
 
     fn done(&self, stretches: &Stretches) {
         self.run.done(stretches);
+        self.rows.release();
     }
 }
 

@@ -2,10 +2,11 @@
 
 use crate::{
     Error,
-    compare::{Comparison, Counts, Status},
+    compare::{Comparison, Counts, Status, Verdicts, fold::Furthest},
     floor::Judgement,
-    judge::{Reason, Verdict},
+    judge::Reason,
     local::LocalView,
+    metrics::Distance,
     num,
     plan::Key,
     records::Side,
@@ -210,9 +211,21 @@ pub struct Worst {
 }
 
 impl Worst {
+    /// A pair that was measured.
+    pub(crate) fn of(comparison: &Comparison<'_>, furthest: Furthest) -> Self {
+        let (layer, stage) = &comparison.found.places[furthest.place as usize];
+        let key = Key {
+            request: furthest.stands.request,
+            seq: furthest.stands.seq,
+            layer: *layer,
+            stage: stage.clone(),
+        };
+        Self::new(key, furthest.distance)
+    }
+
     /// The worst of these steps, by relative L2; none where no values were measured.
-    pub fn of(comparison: &Comparison<'_>, steps: impl Iterator<Item = usize>) -> Option<Self> {
-        let measured = steps.filter_map(|i| comparison.outcomes[i].distance.map(|d| (i, d)));
+    pub fn among(verdicts: &Verdicts<'_>, steps: impl Iterator<Item = usize>) -> Option<Self> {
+        let measured = steps.filter_map(|i| verdicts.outcomes[i].distance.map(|d| (i, d)));
         // NaN never occurs in a finite sum; total_cmp keeps the order total anyway.
         let worst = measured.reduce(|a, b| {
             if b.1.rel_l2.total_cmp(&a.1.rel_l2).is_gt() {
@@ -221,12 +234,16 @@ impl Worst {
                 a
             }
         });
-        worst.map(|(i, d)| Self {
-            key: comparison.key(i).clone(),
-            rel_l2: d.rel_l2,
-            max_abs: d.max_abs,
-            cosine: d.cosine,
-        })
+        worst.map(|(i, d)| Self::new(verdicts.key(i), d))
+    }
+
+    fn new(key: Key, distance: Distance) -> Self {
+        Self {
+            key,
+            rel_l2: distance.rel_l2,
+            max_abs: distance.max_abs,
+            cosine: distance.cosine,
+        }
     }
 }
 
@@ -301,7 +318,7 @@ impl Common {
     pub fn of(comparison: &Comparison<'_>) -> Self {
         let status = comparison.status();
         let error = (status == Status::Error).then(|| {
-            let open = comparison.open().count() as u64;
+            let open = comparison.open();
             ErrorView {
                 kind: "incomparable",
                 message: format!(
@@ -316,8 +333,8 @@ impl Common {
             right: comparison.right.name.into(),
             counts: comparison.counts,
             missing: missing(comparison),
-            incomparable: incomparable(comparison),
-            identical_with_nan: identical_with_nan(comparison),
+            incomparable: comparison.found.incomparable.clone(),
+            identical_with_nan: comparison.found.identical_with_nan,
             tolerance: comparison.judged_by(),
             floor: comparison.floor.clone(),
             local: comparison.local.clone(),
@@ -331,49 +348,29 @@ impl Common {
 }
 
 fn missing(comparison: &Comparison<'_>) -> Vec<MissingStage> {
+    let found = &comparison.found;
     let mut stages: BTreeMap<(usize, &str), MissingStage> = BTreeMap::new();
-    for (step, outcome) in comparison.plan.steps.iter().zip(&comparison.outcomes) {
-        let left = outcome.verdict == Verdict::MissingLeft;
-        if !left && outcome.verdict != Verdict::MissingRight {
+    for ((_, stage), of) in found.places.iter().zip(&found.at) {
+        let Counts {
+            missing_left,
+            missing_right,
+            ..
+        } = of.counts;
+        if missing_left + missing_right == 0 {
             continue;
         }
-        let stage = step.key.stage.as_str();
         let rank = comparison.graph.rank(stage).unwrap_or(usize::MAX);
         let entry = stages.entry((rank, stage)).or_insert_with(|| MissingStage {
-            stage: stage.to_owned(),
+            stage: stage.to_string(),
             left: 0,
             right: 0,
             extra_visits: 0,
         });
-        entry.left += u64::from(left);
-        entry.right += u64::from(!left);
-        entry.extra_visits += u64::from(step.visit > 0);
+        entry.left += missing_left;
+        entry.right += missing_right;
+        entry.extra_visits += of.extra_visits;
     }
     stages.into_values().collect()
-}
-
-fn incomparable(comparison: &Comparison<'_>) -> Vec<IncomparableGroup> {
-    let mut groups: Vec<IncomparableGroup> = Vec::new();
-    for (step, outcome) in comparison.plan.steps.iter().zip(&comparison.outcomes) {
-        let Some(reason) = outcome
-            .reason
-            .as_ref()
-            .filter(|_| outcome.verdict == Verdict::Incomparable)
-        else {
-            continue;
-        };
-        match groups.iter_mut().find(|g| g.kind == reason.kind()) {
-            Some(group) => group.count += 1,
-            None => groups.push(IncomparableGroup {
-                kind: reason.kind(),
-                count: 1,
-                first: step.key.clone(),
-                message: reason.to_string(),
-                leaves_open: reason.leaves_open(),
-            }),
-        }
-    }
-    groups
 }
 
 pub(crate) fn notes(comparison: &Comparison<'_>) -> Vec<Note> {
@@ -400,12 +397,7 @@ pub(crate) fn notes(comparison: &Comparison<'_>) -> Vec<Note> {
             message: format!("{} verified by their blake3", num::plural(hashes, "record")),
         });
     }
-    let within = comparison
-        .outcomes
-        .iter()
-        .filter(|o| o.verdict == Verdict::Within);
-    let with_nan = within.filter(|o| o.distance.is_some_and(|d| d.has_nan));
-    let with_nan = with_nan.count() as u64;
+    let with_nan = comparison.found.within_with_nan;
     if with_nan > 0 {
         notes.push(Note {
             kind: "nan",
@@ -416,14 +408,4 @@ pub(crate) fn notes(comparison: &Comparison<'_>) -> Vec<Note> {
         });
     }
     notes
-}
-
-fn identical_with_nan(comparison: &Comparison<'_>) -> u64 {
-    let identical = comparison
-        .outcomes
-        .iter()
-        .enumerate()
-        .filter(|(_, o)| o.verdict == Verdict::Identical);
-    let with_nan = identical.filter(|(i, _)| comparison.metas(*i).0.is_some_and(|m| m.stats().nan_count > 0));
-    with_nan.count() as u64
 }

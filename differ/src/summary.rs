@@ -1,17 +1,15 @@
 //! Two runs in full: every stage, and how the error grows over the layers.
 
 use crate::{
-    compare::{Comparison, Counts, Status},
+    compare::{Comparison, Counts, Status, fold::AtPlace},
     first::FirstReport,
     num,
     plan::Key,
-    plan::folding::Folding,
-    records::at_once,
     report::{Common, Worst},
 };
 use bitnet_trace_schema::StageScope;
 use serde::Serialize;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 /// The stage whose error is shown over the layers, where it was compared.
 const RESIDUAL: &str = "layer_out";
@@ -39,7 +37,7 @@ pub struct StageSummary {
     pub stage: String,
     /// Verdicts, counted.
     pub counts: Counts,
-    /// Median relative L2 of what was compared; identical records count as 0.
+    /// Median relative L2 of what was compared, within 0.8 %; identical records count as 0.
     #[serde(serialize_with = "num::json_option")]
     pub median_rel_l2: Option<f64>,
     /// Largest relative L2.
@@ -56,7 +54,7 @@ pub struct LayerError {
     pub layer: i32,
     /// Records that were compared.
     pub records: u64,
-    /// Median relative L2 of them.
+    /// Median relative L2 of them, within 0.8 %.
     #[serde(serialize_with = "num::json")]
     pub median_rel_l2: f64,
     /// Largest relative L2 of them.
@@ -67,8 +65,8 @@ pub struct LayerError {
 impl CompareReport {
     /// The report of a comparison.
     pub fn of(comparison: &Comparison<'_>) -> Self {
-        let of_stages = || (stages(comparison), growth_stage(comparison));
-        let (first, (stages, growth_stage)) = at_once(|| FirstReport::of(comparison), of_stages);
+        let first = FirstReport::of(comparison);
+        let growth_stage = growth_stage(comparison);
         Self {
             first_divergence: first.first_divergence.map(|d| Key {
                 request: d.request,
@@ -77,7 +75,7 @@ impl CompareReport {
                 stage: d.stage.into(),
             }),
             common: first.common,
-            stages,
+            stages: stages(comparison),
             growth: growth_stage
                 .as_deref()
                 .map(|s| growth(comparison, s))
@@ -93,92 +91,23 @@ impl CompareReport {
 }
 
 fn stages(comparison: &Comparison<'_>) -> Vec<StageSummary> {
-    let mut stages = Stages::new();
-    let steps = comparison.plan.steps.iter().zip(&comparison.outcomes);
-    for (i, (step, outcome)) in steps.enumerate() {
-        let of = stages.get(step.key.stage.as_str());
-        of.counts.add(outcome.verdict);
-        of.errors.extend(outcome.rel_l2());
-        if let Some(distance) = &outcome.distance
-            && of
-                .worst
-                .is_none_or(|(_, worst)| distance.rel_l2.total_cmp(&worst).is_gt())
-        {
-            of.worst = Some((i, distance.rel_l2));
-        }
+    let found = &comparison.found;
+    let mut stages: BTreeMap<(usize, &str), AtPlace> = BTreeMap::new();
+    for ((_, stage), of_place) in found.places.iter().zip(&found.at) {
+        let rank = comparison.graph.rank(stage).unwrap_or(usize::MAX);
+        let of = stages.entry((rank, stage)).or_default();
+        of.counts.merge(&of_place.counts);
+        of.errors.merge(&of_place.errors);
+        of.worst = of_place.worst.map(|worst| worst.further(of.worst));
     }
-    let rank = |stage| (comparison.graph.rank(stage).unwrap_or(usize::MAX), stage);
-    stages
-        .all
-        .sort_unstable_by(|a, b| rank(a.stage).cmp(&rank(b.stage)));
-    let summary = |of: OfStage<'_>| {
-        let spread = spread(of.errors);
-        StageSummary {
-            stage: of.stage.to_owned(),
-            counts: of.counts,
-            median_rel_l2: spread.map(|s| s.median),
-            max_rel_l2: spread.map(|s| s.largest),
-            worst: of
-                .worst
-                .and_then(|(i, _)| Worst::of(comparison, std::iter::once(i))),
-        }
+    let summary = |((_, stage), of): ((usize, &str), AtPlace)| StageSummary {
+        stage: stage.to_owned(),
+        counts: of.counts,
+        median_rel_l2: of.errors.median(),
+        max_rel_l2: of.errors.largest(),
+        worst: of.worst.map(|worst| Worst::of(comparison, worst)),
     };
-    stages.all.into_iter().map(summary).collect()
-}
-
-/// What is gathered of one stage.
-struct OfStage<'a> {
-    stage: &'a str,
-    counts: Counts,
-    /// Relative L2 of what was compared.
-    errors: Vec<f64>,
-    /// The step that is furthest apart of those that were measured, the first of several, and its relative L2.
-    worst: Option<(usize, f64)>,
-}
-
-/// The stages of the steps, as they are met.
-struct Stages<'a> {
-    all: Vec<OfStage<'a>>,
-    numbers: HashMap<&'a str, usize, Folding>,
-    last: usize,
-    /// The stage that came after each, when that was met last: most layers have the stages of the layer before.
-    after: Vec<usize>,
-}
-
-impl<'a> Stages<'a> {
-    fn new() -> Self {
-        Self {
-            all: Vec::new(),
-            numbers: HashMap::with_hasher(Folding::new()),
-            last: 0,
-            after: Vec::new(),
-        }
-    }
-
-    fn get(&mut self, stage: &'a str) -> &mut OfStage<'a> {
-        let expected = self.after.get(self.last).copied();
-        let number = expected
-            .filter(|&n| self.all[n].stage == stage)
-            .unwrap_or_else(|| self.number(stage));
-        if let Some(after) = self.after.get_mut(self.last) {
-            *after = number;
-        }
-        self.last = number;
-        &mut self.all[number]
-    }
-
-    fn number(&mut self, stage: &'a str) -> usize {
-        *self.numbers.entry(stage).or_insert_with(|| {
-            self.all.push(OfStage {
-                stage,
-                counts: Counts::default(),
-                errors: Vec::new(),
-                worst: None,
-            });
-            self.after.push(0);
-            self.all.len() - 1
-        })
-    }
+    stages.into_iter().map(summary).collect()
 }
 
 /// The median of sorted numbers: of an even count, the upper one of the two in the middle.
@@ -186,34 +115,17 @@ pub(crate) fn median(sorted: &[f64]) -> Option<f64> {
     sorted.get(sorted.len() / 2).copied()
 }
 
-/// Relative L2 of steps that were compared.
-#[derive(Clone, Copy)]
-struct Spread {
-    records: usize,
-    /// As [`median`] has it.
-    median: f64,
-    largest: f64,
-}
-
-/// The spread of the relative L2 of what was compared; none where nothing was.
-fn spread(mut errors: Vec<f64>) -> Option<Spread> {
-    let (records, middle) = (errors.len(), errors.len() / 2);
-    let largest = errors.iter().copied().max_by(f64::total_cmp)?;
-    let (_, &mut median, _) = errors.select_nth_unstable_by(middle, f64::total_cmp);
-    Some(Spread {
-        records,
-        median,
-        largest,
-    })
+/// The places of a stage in the layers.
+fn of_layers<'a>(comparison: &'a Comparison<'_>, stage: &str) -> impl Iterator<Item = (i32, &'a AtPlace)> {
+    let found = &comparison.found;
+    let places = found.places.iter().zip(&found.at);
+    let of_stage = places.filter(move |((layer, name), _)| *layer >= 0 && name == stage);
+    of_stage.map(|((layer, _), of)| (*layer, of))
 }
 
 /// The residual stream, or else the last stage of the layers that was compared.
 fn growth_stage(comparison: &Comparison<'_>) -> Option<String> {
-    let compared = |name: &str| {
-        let steps = comparison.plan.steps.iter().zip(&comparison.outcomes);
-        let mut of_stage = steps.filter(|(s, _)| s.key.stage == name && s.key.layer >= 0);
-        of_stage.any(|(_, o)| o.verdict.is_compared())
-    };
+    let compared = |name: &str| of_layers(comparison, name).any(|(_, of)| of.counts.compared() > 0);
     let stages = comparison.graph.stages().iter().rev();
     let of_layers = stages
         .filter(|s| s.scope == StageScope::Layer)
@@ -223,20 +135,16 @@ fn growth_stage(comparison: &Comparison<'_>) -> Option<String> {
 }
 
 fn growth(comparison: &Comparison<'_>, stage: &str) -> Vec<LayerError> {
-    let mut layers: BTreeMap<i32, Vec<f64>> = BTreeMap::new();
-    for (step, outcome) in comparison.plan.steps.iter().zip(&comparison.outcomes) {
-        if step.key.stage == stage && step.key.layer >= 0 {
-            layers.entry(step.key.layer).or_default().extend(outcome.rel_l2());
-        }
-    }
-    let of_layer = |(layer, errors): (i32, Vec<f64>)| {
-        let spread = spread(errors)?;
-        Some(LayerError {
-            layer,
-            records: spread.records as u64,
-            median_rel_l2: spread.median,
-            max_rel_l2: spread.largest,
+    let mut layers: Vec<LayerError> = of_layers(comparison, stage)
+        .filter_map(|(layer, of)| {
+            Some(LayerError {
+                layer,
+                records: of.errors.count(),
+                median_rel_l2: of.errors.median()?,
+                max_rel_l2: of.errors.largest()?,
+            })
         })
-    };
-    layers.into_iter().filter_map(of_layer).collect()
+        .collect();
+    layers.sort_unstable_by_key(|l| l.layer);
+    layers
 }

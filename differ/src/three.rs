@@ -6,7 +6,7 @@
 
 use crate::{
     Error,
-    compare::{Comparison, Options, Status, compare},
+    compare::{Comparison, Options, Status, Verdicts, verdicts},
     judge::Verdict,
     num,
     plan::Key,
@@ -140,7 +140,7 @@ type Gathered = (StageStands, [Vec<f64>; 3]);
 /// Compares three runs pair by pair.
 ///
 /// # Errors
-/// Those of [`compare`], of any pair.
+/// Those of [`verdicts`], of any pair.
 pub fn three(
     runs: [&Side<'_>; 3],
     graph: &StageGraph,
@@ -149,14 +149,14 @@ pub fn three(
 ) -> Result<ThreeReport, Error> {
     let pair = |i: usize| {
         let (a, b) = PAIRS[i];
-        compare(runs[a], runs[b], graph, options, &|done, total| {
+        verdicts(runs[a], runs[b], graph, options, &|done, total| {
             progress(i * total + done, 3 * total)
         })
     };
     let pairs = [pair(0)?, pair(1)?, pair(2)?];
-    let at = |c: &Comparison<'_>| -> HashMap<(Key, u32), usize> {
-        let steps = c.plan.steps.iter().enumerate();
-        steps.map(|(i, s)| ((s.key.clone(), s.visit), i)).collect()
+    let at = |v: &Verdicts<'_>| -> HashMap<(Key, u32), usize> {
+        let steps = v.plan.iter().enumerate();
+        steps.map(|(i, s)| ((s.key(), s.step.visit), i)).collect()
     };
     let places = [at(&pairs[1]), at(&pairs[2])];
     let mut stages: BTreeMap<(usize, Text), Gathered> = BTreeMap::new();
@@ -167,8 +167,8 @@ pub fn three(
         .iter()
         .filter(|o| o.verdict == Verdict::MissingLeft);
     missing += only_third.count() as u64;
-    for (i, step) in pairs[0].plan.steps.iter().enumerate() {
-        let place = (step.key.clone(), step.visit);
+    for (i, step) in pairs[0].plan.iter().enumerate() {
+        let place = (step.key(), step.step.visit);
         let others = [&places[0], &places[1]].map(|p| p.get(&place).copied());
         let [Some(second), Some(third)] = others else {
             missing += 1;
@@ -197,13 +197,13 @@ pub fn three(
         if let (None, Some(run)) = (&first_alone, stand.alone()) {
             first_alone = Some(FirstAlone {
                 run: runs[run].name.to_owned(),
-                key: step.key.clone(),
+                key: step.key(),
             });
         }
-        let rank = graph.rank(&step.key.stage).unwrap_or(usize::MAX);
-        let (stage, errors) = stages.entry((rank, step.key.stage.clone())).or_insert_with(|| {
+        let rank = graph.rank(step.stage).unwrap_or(usize::MAX);
+        let (stage, errors) = stages.entry((rank, step.stage.clone())).or_insert_with(|| {
             let stage = StageStands {
-                stage: step.key.stage.to_string(),
+                stage: step.stage.to_string(),
                 agree: 0,
                 identical: 0,
                 alone: [0; 3],
@@ -229,6 +229,7 @@ pub fn three(
         stage
     });
     let stages: Vec<StageStands> = stages.collect();
+    let pairs = pairs.each_ref().map(Verdicts::comparison);
     // Generated ids that differ end a comparison, and are a divergence.
     diverged |= pairs.iter().any(|p| p.status() == Status::Diverged);
     let open = stages.is_empty() || (incomparable > 0 && !options.allow_incomplete);

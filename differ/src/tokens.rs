@@ -9,7 +9,7 @@ use crate::{
     metrics::Metrics,
     notes::{notes, observation},
     num,
-    plan::{Step, plan},
+    plan::{Placed, plan},
     records::Side,
     report::{ErrorView, Labels, Note, ReasonView, RecordView, Runs},
 };
@@ -138,8 +138,8 @@ pub fn tokens(
     top_k: usize,
 ) -> Result<TokensReport, Error> {
     let ids = gate(left, right, options)?;
-    let steps = plan(left.records, right.records, graph).steps;
-    let steps: Vec<Step> = steps.into_iter().filter(|s| s.key.stage == LOGITS).collect();
+    let plan = plan(left.records, right.records, graph);
+    let steps: Vec<Placed<'_>> = plan.iter().filter(|s| s.stage == LOGITS).collect();
     if !steps.iter().any(|s| s.left().is_some() && s.right().is_some()) {
         let names = Labels::new(None, left.name, right.name);
         return Err(Error::NothingInCommon {
@@ -151,7 +151,7 @@ pub fn tokens(
     }
     let positions: Vec<Position> = steps
         .iter()
-        .map(|step| position(left, right, step, &ids, options, top_k))
+        .map(|&step| position(left, right, step, &ids, options, top_k))
         .collect::<Result<_, _>>()?;
     let compared = positions.iter().filter(|p| p.verdict.is_compared()).count() as u64;
     let id_difference = ids.differences.first();
@@ -166,7 +166,7 @@ pub fn tokens(
     if compared == 0 && first.is_none() {
         return Err(Error::NothingCompared {
             pairs: steps.len() as u64,
-            key: steps[0].key.clone(),
+            key: steps[0].key(),
             reason: positions[0]
                 .reason
                 .as_ref()
@@ -227,12 +227,12 @@ pub fn tokens(
 fn position(
     left: &Side<'_>,
     right: &Side<'_>,
-    step: &Step,
+    step: Placed<'_>,
     ids: &TokenIds,
     options: &Options,
     top_k: usize,
 ) -> Result<Position, Error> {
-    let key = &step.key;
+    let key = step.key();
     let token = |side: &Side<'_>| {
         let sequence = side
             .manifest
@@ -248,7 +248,7 @@ fn position(
     let mut result = Position {
         request: key.request,
         seq: key.seq,
-        visit: step.visit,
+        visit: step.step.visit,
         token_left: token(left),
         token_right: token(right),
         verdict: Verdict::MissingLeft,
@@ -291,7 +291,7 @@ fn position(
         ControlFlow::Continue(_) => {
             let (gates, _) = options.tolerance.gates(a.stage, a.layer, [a.dtype, b.dtype]);
             by_elements((a, &x), (b, &y), gates, options.nan_equal)
-                .map_err(|wrong| damaged(left, right, step, wrong))?
+                .map_err(|wrong| damaged(left, right, key, wrong))?
         }
     };
     result.verdict = outcome.verdict;

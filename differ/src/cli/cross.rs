@@ -6,7 +6,7 @@ use super::{
     record::{self, CrossArgs},
 };
 use bitnet_diff::{
-    compare::{Options, compare},
+    compare::{Options, verdicts},
     cross::LocalReport,
     exit, render,
 };
@@ -79,11 +79,11 @@ pub fn run(args: Args) -> Result<Output, Failure> {
         ..Options::default()
     };
     let progress = Progress::new();
-    let comparison = compare(&left, &right, &graph, &options, &|done, total| {
+    let pairs = verdicts(&left, &right, &graph, &options, &|done, total| {
         progress.update(done, total)
     })?;
     drop(progress);
-    let report = LocalReport::of(&comparison).ok_or_else(|| {
+    let report = LocalReport::of(&pairs).ok_or_else(|| {
         Failure::new(
             "replay",
             format!("{} was not replayed into {}", from.name(), to.run.name),

@@ -1,6 +1,7 @@
 use super::{
     args::{CompareArgs, JudgeArgs},
-    local, open,
+    local::Wanted,
+    open,
     output::{Failure, Output},
     plan::explain_plan,
     progress::Progress,
@@ -8,7 +9,7 @@ use super::{
 };
 use bitnet_diff::{
     checks::Checks,
-    compare::{Comparison, Options, Until, compare},
+    compare::{Comparison, Options, Until, compare, verdicts},
     first::FirstReport,
     render,
     report::{Labels, Note},
@@ -89,7 +90,7 @@ pub fn with_comparison<T>(
     let paths = (left, right);
     let (left, right) = open::both(&paths.0, &paths.1, names)?;
     let (a, b) = (left.side(), right.side());
-    let referee = local::Wanted::of(judge, args, [&a, &b])?;
+    let referee = Wanted::of(judge, args, [&a, &b])?;
     let to_the_end = Options {
         until: Until::End,
         ..options.clone()
@@ -97,13 +98,27 @@ pub fn with_comparison<T>(
     // What is judged by its own inputs may differ anywhere before.
     let options = if referee.is_some() { &to_the_end } else { options };
     let progress = Progress::new();
-    let mut comparison = compare(&a, &b, &graph, options, &|done, total| {
-        progress.update(done, total)
-    })?;
-    drop(progress);
-    if let Some(referee) = referee.filter(|r| r.is_needed(&comparison)) {
-        referee.judge(&mut comparison, (&paths.0, &paths.1), names)?;
-    }
+    let shown = |done, total| progress.update(done, total);
+    // A floor and the referee look at every pair.
+    let all = options.floor.is_some() || referee.as_ref().is_some_and(Wanted::is_asked_always);
+    let by_distance = match all {
+        true => None,
+        false => Some(compare(&a, &b, &graph, options, &shown)?),
+    };
+    let is_final = |c: &Comparison<'_>| referee.as_ref().is_none_or(|r| !r.is_needed(c));
+    let comparison = match by_distance.filter(is_final) {
+        Some(comparison) => comparison,
+        None => {
+            let mut pairs = verdicts(&a, &b, &graph, options, &shown)?;
+            drop(progress);
+            if let Some(referee) = &referee
+                && referee.is_needed(&pairs.comparison())
+            {
+                referee.judge(&mut pairs, (&paths.0, &paths.1), names)?;
+            }
+            pairs.comparison()
+        }
+    };
     let labels = Labels::new(args.labels.clone(), a.name, b.name);
     let notes = names.notes(&[&left, &right]);
     then(&comparison, &labels, notes)

@@ -8,7 +8,7 @@ use super::{
 };
 use bitnet_diff::{
     Error,
-    compare::Comparison,
+    compare::{Comparison, Verdicts},
     local::{Audit, Indexed, Which, audit, check_model, model_of},
     records::Side,
 };
@@ -50,17 +50,22 @@ impl Wanted {
         }
     }
 
+    /// Whether it has a say, whatever the runs differ by.
+    pub fn is_asked_always(&self) -> bool {
+        self.always
+    }
+
     /// Whether it has a say: nothing need be recomputed of runs that are the same.
     pub fn is_needed(&self, comparison: &Comparison<'_>) -> bool {
         let counts = &comparison.counts;
         self.always || counts.diverged > 0 || (comparison.floor.is_some() && counts.within > 0)
     }
 
-    /// Judges the pairs of a comparison. The runs are opened again where the comparison has not all of their records,
+    /// Judges the pairs of two runs. The runs are opened again where these are not all of their records,
     /// since inputs are looked for among all.
     pub fn judge(
         &self,
-        comparison: &mut Comparison<'_>,
+        pairs: &mut Verdicts<'_>,
         paths: (&Path, &Path),
         names: open::Names<'_>,
     ) -> Result<(), Failure> {
@@ -79,11 +84,11 @@ impl Wanted {
         let whole = whole.as_ref().map(|(left, right)| (left.side(), right.side()));
         let (left, right) = match &whole {
             Some((left, right)) => (left, right),
-            None => (comparison.left, comparison.right),
+            None => (pairs.left, pairs.right),
         };
         let runs = [Indexed::new(left), Indexed::new(right)];
         let audits = audits(&self.referee, &runs, &self.which)?;
-        comparison.judge_locally(
+        pairs.judge_locally(
             self.model.display().to_string(),
             (&runs[0], &audits[0]),
             (&runs[1], &audits[1]),

@@ -1,11 +1,13 @@
-//! Pairs, shared out to threads.
+//! Pairs, shared out to threads, and taken in the order of the plan.
 
-use super::{Judge, Known, Stopped, Until};
+use super::pair::{Forms, Judge, Known, Pair};
+use super::{Stopped, Until};
 use crate::{
     Error,
     judge::{Outcome, Verdict},
-    plan::{Step, Steps},
+    plan::{Place, PositionAt, Step, Steps, Stretch},
 };
+use bitnet_trace_store::Stretches;
 use std::{
     collections::BTreeMap,
     mem::replace,
@@ -18,49 +20,71 @@ use std::{
 
 /// What a thread takes at a time: enough for few turns, little enough for all threads to end together.
 const BYTES: i64 = 8 << 20;
-/// Pairs of it, where they are small.
-const PAIRS: usize = 8192;
+/// Steps of it, where they are small: their metadata and outcomes stay in the second cache.
+const STEPS: usize = 4096;
+/// What a thread reads before it gives pages back, which disturbs the others: bytes of a run, or steps.
+const KEPT_BYTES: usize = 4 << 20;
+const KEPT_STEPS: usize = 32 << 10;
+/// Pieces that wait before any thread takes them, and not the first alone.
+const MOST_WAITING: usize = 32;
+/// The first pieces where the first position at which records diverge may be the last.
+const FIRST_BYTES: i64 = 1 << 20;
+/// Positions, alike by their places, after which sizes are looked at again: some grow with the position.
+const SIZED: usize = 32;
 
-/// A position, in causal order.
-type Place = (i32, i64);
+/// Request and seq, in causal order.
+type At = (i32, i64);
 
-fn place(step: &Step) -> Place {
-    (step.key.request, step.key.seq)
+/// What takes the verdicts on a plan, in its order.
+pub(super) trait Take: Send {
+    /// Layers and stages, whose numbers go on from those before.
+    fn places(&mut self, places: &mut Vec<Place>);
+
+    /// All steps of the next position. Whoever wants the outcomes takes them.
+    fn position(&mut self, at: PositionAt, steps: &[Step], outcomes: &mut [Outcome]);
 }
 
 /// What is still to do, in causal order: planned as it is taken, so that one thread plans while the others judge.
 struct Rest<'a> {
     ahead: Steps<'a>,
     /// What the last piece left of a position.
-    planned: Vec<Step>,
-    /// Steps that were taken.
-    taken: usize,
-    /// Steps of the last piece: about as many are in the next.
-    room: usize,
+    left: Option<(PositionAt, Vec<Step>)>,
+    /// Bytes of the left values of a position like the last one, and how many positions it was taken for.
+    size: (i64, usize),
+    /// Pieces and layers with stages that were taken.
+    pieces: usize,
+    places: usize,
 }
 
-/// Steps that one thread judges, and where they begin.
+/// Steps that one thread judges.
+#[derive(Default)]
 struct Piece {
-    start: usize,
-    steps: Vec<Step>,
+    /// Pieces before it.
+    number: usize,
+    stretch: Stretch,
     outcomes: Vec<Outcome>,
+    /// Layers and stages that are met in it first.
+    places: Vec<Place>,
+    /// Whether its last position goes on in the next piece.
+    goes_on: bool,
 }
 
-/// What was judged, from the first step on: a piece that comes early waits for those before it.
-struct InOrder {
-    steps: Vec<Step>,
-    outcomes: Vec<Outcome>,
-    early: BTreeMap<usize, Piece>,
+/// Verdicts in order.
+struct InOrder<T> {
+    taker: T,
+    /// Pieces that were taken.
+    taken: usize,
+    /// The first steps of a position that goes on.
+    held: (Vec<Step>, Vec<Outcome>),
+    /// Steps after the last position that is wanted.
+    beyond: usize,
 }
 
-impl InOrder {
-    fn push(&mut self, piece: Piece) {
-        self.early.insert(piece.start, piece);
-        while let Some(mut next) = self.early.remove(&self.steps.len()) {
-            self.steps.append(&mut next.steps);
-            self.outcomes.append(&mut next.outcomes);
-        }
-    }
+/// Pieces that were judged and wait to be taken, and such as were taken, for their room.
+#[derive(Default)]
+struct Waiting {
+    judged: BTreeMap<usize, Piece>,
+    spare: Vec<Piece>,
 }
 
 /// What the threads share.
@@ -74,45 +98,52 @@ struct Work<'a> {
 #[derive(Default)]
 struct End {
     /// The first position at which a record diverged, where that is the end.
-    position: Option<Place>,
-    /// The first step that failed, and its position.
-    failed: Option<(usize, Place, Error)>,
+    position: Option<At>,
+    /// The first position at which a step failed: the piece, the step in it, the position, and the error.
+    failed: Option<(usize, usize, At, Error)>,
 }
-
-/// The steps that were judged, an outcome for each, and where that ended early.
-type Judged = (Vec<Step>, Vec<Outcome>, Option<Stopped>);
 
 /// Plans and judges, on as many threads as the options say; where a divergence is the end, up to the end of the first
 /// position at which one diverged. `progress` is called with the steps done.
-pub(super) fn judge(
+pub(super) fn judge<T: Take>(
     judge: &Judge<'_>,
     ahead: Steps<'_>,
+    taker: T,
     progress: &(dyn Fn(usize) + Sync),
-) -> Result<Judged, Error> {
+) -> Result<(T, Option<Stopped>), Error> {
     let most = ahead.left();
     let work = Work {
         judge,
         rest: Mutex::new(Rest {
             ahead,
-            planned: Vec::new(),
-            taken: 0,
-            room: 0,
+            left: None,
+            size: (0, SIZED),
+            pieces: 0,
+            places: 0,
         }),
         end: Mutex::default(),
     };
     let done = AtomicUsize::new(0);
-    let judged = Mutex::new(InOrder {
-        steps: Vec::with_capacity(most),
-        outcomes: Vec::with_capacity(most),
-        early: BTreeMap::new(),
-    });
-    let take_all = || {
-        while let Some(mut piece) = work.next() {
-            work.piece(&mut piece);
-            let pairs = piece.steps.len();
-            locked(&judged).push(piece);
-            progress(done.fetch_add(pairs, Ordering::Relaxed) + pairs);
+    let order = Ordered {
+        waiting: Mutex::default(),
+        in_order: Mutex::new(InOrder {
+            taker,
+            taken: 0,
+            held: Default::default(),
+            beyond: 0,
+        }),
+        end: &work.end,
+    };
+    let take_all = |is_first: bool| {
+        let mut piece = Piece::default();
+        let mut room = Room::default();
+        while work.next(&mut piece) {
+            work.piece(&mut piece, &mut room);
+            let steps = piece.stretch.steps.len();
+            order.push(&mut piece, is_first);
+            progress(done.fetch_add(steps, Ordering::Relaxed) + steps);
         }
+        work.give_back(&mut room);
     };
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let threads = match judge.options.threads {
@@ -121,135 +152,302 @@ pub(super) fn judge(
     };
     thread::scope(|scope| {
         // A panic of one of them is a panic here: the caller turns it into an error.
-        (1..threads.min(most)).for_each(|_| drop(scope.spawn(take_all)));
-        take_all();
+        (1..threads.min(most)).for_each(|_| drop(scope.spawn(|| take_all(false))));
+        take_all(true);
     });
+    order.take();
+    let InOrder { taker, beyond, .. } = inner(order.in_order);
     let Work { rest, end, .. } = work;
     let (rest, end) = (inner(rest), inner(end));
-    if let Some((_, at, error)) = end.failed
+    if let Some((.., at, error)) = end.failed
         && end.position.is_none_or(|last| at <= last)
     {
         return Err(error);
     }
-    let InOrder {
-        mut steps,
-        mut outcomes,
-        ..
-    } = inner(judged);
-    let stopped = end.position.and_then(|last| {
-        let kept = steps.partition_point(|step| place(step) <= last);
-        let not_compared = steps.len() - kept + rest.planned.len() + rest.ahead.left();
-        steps.truncate(kept);
-        outcomes.truncate(kept);
-        let (request, seq) = last;
+    let stopped = end.position.and_then(|(request, seq)| {
+        let planned = rest.left.map_or(0, |(_, steps)| steps.len());
+        let not_compared = (beyond + planned + rest.ahead.left()) as u64;
         (not_compared > 0).then_some(Stopped {
             request,
             seq,
-            not_compared: not_compared as u64,
+            not_compared,
         })
     });
-    Ok((steps, outcomes, stopped))
+    Ok((taker, stopped))
 }
 
-impl Work<'_> {
-    /// The next piece; none where there is no more, or no more is wanted.
-    fn next(&self) -> Option<Piece> {
-        let left = self.judge.left.records;
+/// The way of pieces from the threads to the taker.
+struct Ordered<'a, T> {
+    waiting: Mutex<Waiting>,
+    in_order: Mutex<InOrder<T>>,
+    end: &'a Mutex<End>,
+}
+
+impl<T: Take> Ordered<'_, T> {
+    /// Leaves a piece to be taken, and an empty one in its place. The first thread takes what can be taken: what the taker
+    /// keeps would otherwise go from one processor's cache to the other's with every piece.
+    fn push(&self, piece: &mut Piece, is_first: bool) {
+        let waiting = {
+            let mut waiting = locked(&self.waiting);
+            let spare = waiting.spare.pop().unwrap_or_default();
+            waiting.judged.insert(piece.number, replace(piece, spare));
+            waiting.judged.len()
+        };
+        if is_first || waiting > MOST_WAITING {
+            self.take();
+        }
+    }
+
+    fn take(&self) {
+        let mut in_order = locked(&self.in_order);
+        loop {
+            let next = locked(&self.waiting).judged.remove(&in_order.taken);
+            let Some(mut piece) = next else {
+                break;
+            };
+            // Whatever ends it before this piece has been judged.
+            let end = locked(self.end).position;
+            in_order.take(&mut piece, end);
+            locked(&self.waiting).spare.push(piece);
+        }
+    }
+}
+
+impl<T: Take> InOrder<T> {
+    /// Takes the next piece. `end` is the last position that is wanted.
+    fn take(&mut self, piece: &mut Piece, end: Option<At>) {
+        self.taken += 1;
+        self.taker.places(&mut piece.places);
+        let last = piece.stretch.positions.len();
+        let mut outcomes = &mut piece.outcomes[..];
+        for (n, (at, steps)) in (1..).zip(piece.stretch.by_position()) {
+            let (of_position, rest) = outcomes.split_at_mut(steps.len());
+            outcomes = rest;
+            if end.is_some_and(|last| (at.request, at.seq) > last) {
+                self.beyond += steps.len();
+                continue;
+            }
+            let goes_on = n == last && piece.goes_on;
+            if !goes_on && self.held.0.is_empty() {
+                self.taker.position(at, steps, of_position);
+                continue;
+            }
+            let (held, of_held) = &mut self.held;
+            held.extend_from_slice(steps);
+            of_held.extend(of_position.iter_mut().map(Outcome::take));
+            if !goes_on {
+                self.taker.position(at, held, of_held);
+                held.clear();
+                of_held.clear();
+            }
+        }
+    }
+}
+
+/// What a thread keeps from piece to piece.
+#[derive(Default)]
+struct Room<'a> {
+    known: Forms<'a>,
+    /// Steps that have both records, and these.
+    pairs: Vec<usize>,
+    left: Vec<usize>,
+    right: Vec<usize>,
+    /// Those of them whose elements are to be read.
+    open: Vec<(usize, Pair<'a>)>,
+    /// Of both runs, what was read and not given back, and for how many steps.
+    read: [Stretches; 2],
+    judged: usize,
+}
+
+impl Room<'_> {
+    fn clear(&mut self, steps: usize) {
+        for room in [&mut self.pairs, &mut self.left, &mut self.right] {
+            room.clear();
+            room.reserve_exact(steps);
+        }
+        self.open.clear();
+        self.open.reserve_exact(steps);
+    }
+}
+
+impl<'a> Work<'a> {
+    /// The next piece; false where there is no more, or no more is wanted.
+    fn next(&self, piece: &mut Piece) -> bool {
         let mut rest = locked(&self.rest);
+        let rest = &mut *rest;
         // What ends the work while a piece is taken ends it after that piece.
         let ends = {
             let end = locked(&self.end);
-            [end.position, end.failed.as_ref().map(|f| f.1)]
+            [end.position, end.failed.as_ref().map(|f| f.2)]
         };
-        let wanted = |step: &Step| ends.iter().flatten().all(|last| place(step) <= *last);
-        let room = Vec::with_capacity(rest.room);
-        let mut steps = replace(&mut rest.planned, room);
-        let (mut taken, mut bytes) = (0, 0);
-        while taken < PAIRS && bytes < BYTES {
-            if taken == steps.len() && !rest.ahead.next_into(&mut steps) {
-                break;
+        let is_wanted = |at: &PositionAt| ends.iter().flatten().all(|last| (at.request, at.seq) <= *last);
+        let most = match self.judge.options.until() {
+            Until::End => BYTES,
+            Until::Divergence => BYTES.min(FIRST_BYTES << rest.pieces.min(8)),
+        };
+        let stretch = &mut piece.stretch;
+        stretch.clear();
+        piece.goes_on = false;
+        let mut bytes = 0;
+        if let Some((at, steps)) = rest.left.take() {
+            if !is_wanted(&at) {
+                rest.left = Some((at, steps));
+                return false;
             }
-            let step = &steps[taken];
-            if !wanted(step) {
-                break;
-            }
-            let elements = step.left().map_or(0, |row| left.num_elements(row));
-            bytes = elements.max(0).saturating_mul(4).saturating_add(bytes);
-            taken += 1;
+            stretch.positions.push(PositionAt { first: 0, ..at });
+            stretch.steps.extend(steps);
+            bytes = self.cut(piece, 0, rest, most);
         }
-        rest.planned.extend(steps.drain(taken..));
-        let start = rest.taken;
-        rest.taken += steps.len();
-        rest.room = steps.len();
-        drop(rest);
-        (!steps.is_empty()).then(|| Piece {
-            start,
-            outcomes: Vec::with_capacity(steps.len()),
-            steps,
-        })
+        while !piece.goes_on && bytes < most && piece.stretch.steps.len() < STEPS {
+            let first = piece.stretch.steps.len();
+            let Some(planned) = rest.ahead.next_into(&mut piece.stretch) else {
+                break;
+            };
+            let at = piece.stretch.positions[piece.stretch.positions.len() - 1];
+            if !is_wanted(&at) {
+                piece.stretch.positions.pop();
+                rest.left = Some((at, piece.stretch.steps.split_off(first)));
+                break;
+            }
+            let (size, times) = &mut rest.size;
+            if planned.is_as_before && *times < SIZED && *size < most {
+                *times += 1;
+                bytes += *size;
+            } else {
+                let of_position = self.cut(piece, first, rest, most);
+                rest.size = (of_position, 0);
+                bytes += of_position;
+            }
+        }
+        if piece.stretch.steps.is_empty() {
+            return false;
+        }
+        piece.places.clear();
+        piece.places.extend(rest.ahead.places_from(rest.places));
+        rest.places += piece.places.len();
+        piece.number = rest.pieces;
+        rest.pieces += 1;
+        true
     }
 
-    fn piece(&self, piece: &mut Piece) {
-        let (left, right) = (self.judge.left.records, self.judge.right.records);
-        // What is not known at once is read, all of it together.
-        let steps = piece.steps.len();
-        let mut open = Vec::with_capacity(steps);
-        let (mut l, mut r) = (Vec::with_capacity(steps), Vec::with_capacity(steps));
-        for (i, step) in piece.steps.iter().enumerate() {
-            let (known, pair) = match self.judge.open(step) {
-                Known::Outcome(known) => (known, None),
-                Known::Pair(pair) => (Outcome::plain(Verdict::Incomparable), Some(pair)),
-            };
-            piece.outcomes.push(known);
-            if pair.is_some() || self.judge.options.verify {
-                open.push((i, pair));
-                l.extend(step.left());
-                r.extend(step.right());
+    /// Leaves of the last position, whose steps begin at `first`, what is too much for one piece. Returns the bytes of the
+    /// rest.
+    fn cut(&self, piece: &mut Piece, first: usize, rest: &mut Rest<'_>, most: i64) -> i64 {
+        let left = self.judge.left.records;
+        let mut bytes = 0i64;
+        for at in first..piece.stretch.steps.len() {
+            if at > first && (bytes >= most || at - first >= STEPS) {
+                let position = piece.stretch.positions[piece.stretch.positions.len() - 1];
+                rest.left = Some((position, piece.stretch.steps.split_off(at)));
+                piece.goes_on = true;
+                break;
             }
+            let elements = piece.stretch.steps[at]
+                .left()
+                .map_or(0, |row| left.num_elements(row));
+            bytes = elements.max(0).saturating_mul(4).saturating_add(bytes);
         }
-        let (l, r) = (left.locate(&l), right.locate(&r));
-        left.ahead(&l.stretches);
-        right.ahead(&r.stretches);
-        // A pair has a row, and so an entry, on both sides; without verifying, nothing else is open.
-        let mut located = l.values.iter().zip(&r.values);
-        for (i, pair) in open {
-            let step = &piece.steps[i];
-            let judged = match pair {
-                Some(pair) if !self.judge.options.verify => {
-                    let values = located.next().map_or((None, None), |(x, y)| (*x, *y));
-                    self.judge.by_located(step, &pair, values)
-                }
-                _ => self.judge.verified(step),
-            };
-            match judged {
-                Ok(judged) => {
-                    piece.outcomes[i] = Outcome {
-                        metrics: None,
-                        ..judged
+        bytes
+    }
+
+    fn piece(&self, piece: &mut Piece, room: &mut Room<'a>) {
+        let judge = self.judge;
+        let (left, right) = (judge.left.records, judge.right.records);
+        let Piece {
+            stretch, outcomes, ..
+        } = piece;
+        room.clear(stretch.steps.len());
+        outcomes.clear();
+        outcomes.reserve_exact(stretch.steps.len());
+        for (at, steps) in stretch.by_position() {
+            for step in steps {
+                match judge.rows(at, step) {
+                    Err(known) => outcomes.push(known),
+                    Ok((l, r)) => {
+                        room.pairs.push(outcomes.len());
+                        room.left.push(l);
+                        room.right.push(r);
+                        outcomes.push(Outcome::plain(Verdict::Incomparable));
                     }
                 }
-                Err(error) => {
-                    self.failed(piece.start + i, place(step), error);
+            }
+        }
+        // What is not known at once is read, all of it together.
+        let heads = left.heads(&room.left).into_iter().zip(right.heads(&room.right));
+        let mut kept = 0;
+        for (n, heads) in heads.enumerate() {
+            let (i, rows) = (room.pairs[n], (room.left[n], room.right[n]));
+            match judge.open(stretch.steps[i].place, rows, heads, &mut room.known) {
+                Known::Outcome(outcome) => outcomes[i] = outcome,
+                Known::Pair(pair) => {
+                    (room.left[kept], room.right[kept]) = rows;
+                    kept += 1;
+                    room.open.push((i, pair));
+                }
+            }
+        }
+        room.left.truncate(kept);
+        room.right.truncate(kept);
+        let (mut l, mut r) = (left.locate(&room.left), right.locate(&room.right));
+        left.ahead(&l.stretches);
+        right.ahead(&r.stretches);
+        if judge.options.verify {
+            for (i, step) in stretch.steps.iter().enumerate() {
+                if let Err(error) = judge.verify(step) {
+                    self.failed((piece.number, i), place(stretch.at(i)), error);
                     break;
                 }
             }
-            if piece.outcomes[i].verdict == Verdict::Diverged
-                && self.judge.options.until() == Until::Divergence
-            {
+        }
+        let rows = room.left.iter().zip(&room.right);
+        let located = l.values.iter().zip(&r.values);
+        for ((&(i, pair), (&l, &r)), (&x, &y)) in room.open.iter().zip(rows).zip(located) {
+            match judge.by_located((l, r), pair, (x, y)) {
+                Ok(judged) => outcomes[i] = judged,
+                Err(error) => {
+                    self.failed((piece.number, i), place(stretch.at(i)), error);
+                    break;
+                }
+            }
+            // They are taken again of what is told in full.
+            outcomes[i].metrics = None;
+            if outcomes[i].verdict == Verdict::Diverged && judge.options.until() == Until::Divergence {
+                let at = place(stretch.at(i));
                 let mut end = locked(&self.end);
-                end.position = Some(end.position.map_or(place(step), |last| last.min(place(step))));
+                end.position = Some(end.position.map_or(at, |last| last.min(at)));
             }
         }
-        left.done(&l.stretches);
-        right.done(&r.stretches);
-    }
-
-    fn failed(&self, at: usize, place: Place, error: Error) {
-        let mut end = locked(&self.end);
-        if end.failed.as_ref().is_none_or(|(first, ..)| at < *first) {
-            end.failed = Some((at, place, error));
+        room.judged += stretch.steps.len();
+        for (read, new) in room.read.iter_mut().zip([&mut l.stretches, &mut r.stretches]) {
+            read.append(new);
+        }
+        let most = room.read.iter().map(Stretches::bytes).max().unwrap_or(0);
+        if most >= KEPT_BYTES || room.judged >= KEPT_STEPS {
+            self.give_back(room);
         }
     }
+
+    /// Gives back the pages that were read.
+    fn give_back(&self, room: &mut Room<'_>) {
+        let sides = [self.judge.left, self.judge.right];
+        for (side, read) in sides.into_iter().zip(&mut room.read) {
+            side.records.done(read);
+            read.clear();
+        }
+        room.judged = 0;
+    }
+
+    fn failed(&self, (piece, step): (usize, usize), at: At, error: Error) {
+        let mut end = locked(&self.end);
+        let before = end.failed.as_ref().map(|(piece, step, ..)| (*piece, *step));
+        if before.is_none_or(|first| (piece, step) < first) {
+            end.failed = Some((piece, step, at, error));
+        }
+    }
+}
+
+fn place(at: PositionAt) -> At {
+    (at.request, at.seq)
 }
 
 fn inner<T>(mutex: Mutex<T>) -> T {

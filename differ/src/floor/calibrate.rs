@@ -3,7 +3,7 @@
 use super::{ENOUGH_PROMPTS, Entry, Floor, Level, Source, VERSION, scan::scan, tracks::tracks};
 use crate::{
     Error,
-    compare::{Options, compare},
+    compare::{Options, verdicts},
     judge::Verdict,
     num,
     records::Side,
@@ -35,7 +35,7 @@ struct Samples {
 /// floor. `progress` is called with the pairs done and all pairs.
 ///
 /// # Errors
-/// [`Error::NoPairs`] where no two runs are of one prompt, and those of [`compare`].
+/// [`Error::NoPairs`] where no two runs are of one prompt, and those of [`verdicts`].
 pub fn calibrate(
     runs: &[Side<'_>],
     graph: &StageGraph,
@@ -62,13 +62,13 @@ pub fn calibrate(
     for (prompt, group) in groups.iter().enumerate() {
         for (i, &left) in group.iter().enumerate() {
             for &right in &group[i + 1..] {
-                let comparison = compare(&runs[left], &runs[right], graph, options, &|_, _| ())?;
-                let odd = comparison.outcomes.iter().filter(|o| {
+                let pairs = verdicts(&runs[left], &runs[right], graph, options, &|_, _| ())?;
+                let odd = pairs.outcomes.iter().filter(|o| {
                     o.verdict == Verdict::Incomparable
                         || (o.verdict.is_compared() && o.rel_l2().is_none_or(|e| !e.is_finite()))
                 });
                 unusable += odd.count() as u64;
-                for track in tracks(&comparison.plan, &comparison.outcomes, graph) {
+                for track in tracks(&pairs.plan, &pairs.outcomes, graph) {
                     let of = samples.entry((track.layer, track.stage.to_owned())).or_default();
                     let (errors, gains) = (track.errors(), track.gains());
                     raise(&mut of.error_scans, prompt, scan(&errors));

@@ -6,7 +6,6 @@ use super::{
     tracks::{Input, Point, Track, tracks},
 };
 use crate::{
-    compare::Counts,
     judge::{Outcome, Reason, Verdict},
     num,
     plan::AlignPlan,
@@ -118,7 +117,6 @@ impl Judgement {
         plan: &AlignPlan,
         graph: &StageGraph,
         outcomes: &mut [Outcome],
-        counts: &mut Counts,
     ) -> Self {
         let entries = floor.by_place();
         let mut result = Self {
@@ -184,8 +182,6 @@ impl Judgement {
                 }
             }
         }
-        *counts = Counts::default();
-        outcomes.iter().for_each(|o| counts.add(o.verdict));
         let judged = result.by_floor.iter().zip(outcomes.iter());
         let without = judged.filter(|(by_floor, o)| !**by_floor && o.verdict.is_compared() && is_open(o));
         result.without_floor = without.count() as u64;

@@ -61,25 +61,24 @@ impl Track<'_> {
 pub fn tracks<'a>(plan: &'a AlignPlan, outcomes: &[Outcome], graph: &'a StageGraph) -> Vec<Track<'a>> {
     let mut tracks: Vec<Track<'a>> = Vec::new();
     let mut known = HashMap::new();
-    for (step, (of, outcome)) in plan.steps.iter().zip(outcomes).enumerate() {
+    for (step, (of, outcome)) in plan.iter().zip(outcomes).enumerate() {
         let Some(error) = outcome.rel_l2().filter(|e| e.is_finite()) else {
             continue;
         };
-        let key = &of.key;
-        let place = (key.request, key.layer, key.stage.as_str(), of.visit);
+        let place = (of.request, of.layer, of.stage.as_str(), of.step.visit);
         let at = *known.entry(place).or_insert_with(|| {
             tracks.push(Track {
-                request: key.request,
-                layer: key.layer,
-                stage: &key.stage,
-                visit: of.visit,
+                request: of.request,
+                layer: of.layer,
+                stage: of.stage,
+                visit: of.step.visit,
                 points: Vec::new(),
                 inputs: Vec::new(),
             });
             tracks.len() - 1
         });
         let gain = f64::NAN; // follows, when all errors are known
-        let seq = key.seq;
+        let seq = of.seq;
         tracks[at].points.push(Point {
             step,
             seq,

@@ -2,9 +2,9 @@
 
 use super::{Audit, Indexed, Measured, Who};
 use crate::{
-    compare::{Comparison, Counts},
+    compare::Verdicts,
     judge::{Reason, Verdict},
-    plan::Key,
+    plan::Placed,
     report::Note,
 };
 use bitnet_referee::Token;
@@ -93,22 +93,22 @@ impl<'a> Told<'a> {
     }
 
     /// The local error of row `row`, if it is that of its key which was recomputed.
-    fn of_row(&self, run: &Indexed<'_>, key: &Key, row: usize) -> Option<Measured> {
+    fn of_row(&self, run: &Indexed<'_>, of: Placed<'_>, row: usize) -> Option<Measured> {
         let token = Token {
-            request: key.request,
-            seq: key.seq,
+            request: of.request,
+            seq: of.seq,
         };
-        let found = *self.0.get(&(key.stage.as_str(), key.layer, token))?;
-        let meta = run.side.records.meta(run.find(&key.stage, key.layer, token)?);
+        let found = *self.0.get(&(of.stage.as_str(), of.layer, token))?;
+        let meta = run.side.records.meta(run.find(of.stage, of.layer, token)?);
         // Of a token that was computed more than once only the last visit was.
         (meta.op_index == row as i64).then_some(*found)
     }
 }
 
-impl Comparison<'_> {
+impl Verdicts<'_> {
     /// Judges each pair by the local errors of both sides, where both could be told, in place of the tolerance or floor.
     ///
-    /// `left` and `right` may hold more records than the comparison.
+    /// `left` and `right` may hold more records than were compared.
     pub fn judge_locally(
         &mut self,
         model: String,
@@ -124,19 +124,19 @@ impl Comparison<'_> {
             roundings: roundings(left.1, right.1),
         };
         let told = (Told::of(left.1), Told::of(right.1));
-        let mut counts = Counts::default();
-        for (step, outcome) in self.plan.steps.iter().zip(&mut self.outcomes) {
+        for (step, outcome) in self.plan.iter().zip(&mut self.outcomes) {
             let rows = step
+                .step
                 .left()
-                .zip(step.right())
+                .zip(step.step.right())
                 .filter(|_| outcome.verdict.is_compared());
             let order =
                 |side: &crate::records::Side<'_>, row: usize| side.records.meta(row).op_index as usize;
             // A cache of another dtype is right in itself, and yet not what the other engine does.
             let same = |l, r| self.left.records.meta(l).dtype == self.right.records.meta(r).dtype;
             let pair = rows.filter(|&(l, r)| same(l, r)).and_then(|(l, r)| {
-                let l = told.0.of_row(left.0, &step.key, order(self.left, l))?;
-                let r = told.1.of_row(right.0, &step.key, order(self.right, r))?;
+                let l = told.0.of_row(left.0, step, order(self.left, l))?;
+                let r = told.1.of_row(right.0, step, order(self.right, r))?;
                 Some((l, r))
             });
             match pair {
@@ -163,9 +163,7 @@ impl Comparison<'_> {
                     }
                 }
             }
-            counts.add(outcome.verdict);
         }
-        self.counts = counts;
         self.local = Some(view);
     }
 }

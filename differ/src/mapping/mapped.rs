@@ -1,12 +1,14 @@
 //! A run under the names and in the element orders of another.
 
 use super::{Convention, Mapping, MappingError, Which, head_major};
-use crate::records::{Elements, Records};
+use crate::records::{Elements, Head, Records};
 use bitnet_trace_schema::{DType, LAYER_ALL, LAYER_MODEL, RecordMeta, StageGraph, StageScope, Stats, Text};
-use bitnet_trace_store::{Filter, Located, Meta, Standing, StoreError, Stretches};
+use bitnet_trace_store::{Column, Filter, Located, Meta, Position, Standing, StoreError, Stretches};
 use serde::Serialize;
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    ops::Range,
     sync::Arc,
 };
 
@@ -113,8 +115,11 @@ impl<R: Records> Mapped<R> {
     }
 
     /// Rows of the inner run.
-    fn rows(&self, rows: &[usize]) -> Vec<usize> {
-        rows.iter().map(|&row| self.row(row)).collect()
+    fn rows<'a>(&self, rows: &'a [usize]) -> Cow<'a, [usize]> {
+        match &self.kept {
+            None => rows.into(),
+            Some(kept) => rows.iter().map(|&row| kept[row]).collect(),
+        }
     }
 
     fn row(&self, row: usize) -> usize {
@@ -151,6 +156,55 @@ impl<R: Records> Records for Mapped<R> {
         }
     }
 
+    fn position(&self, row: usize) -> Position {
+        match &self.kept {
+            None => self.inner.position(row),
+            Some(kept) => {
+                // Rows are kept in order.
+                let at = self.inner.position(kept[row]);
+                let end = row + kept[row..].partition_point(|&row| row < at.end);
+                Position { end, ..at }
+            }
+        }
+    }
+
+    fn column(&self, rows: Range<usize>) -> Option<Column<'_>> {
+        let is_as_recorded = self.kept.is_none() && self.changed.is_empty();
+        is_as_recorded.then(|| self.inner.column(rows)).flatten()
+    }
+
+    fn places(&self) -> BTreeSet<(i32, &Text)> {
+        let changed = self.changed.values().map(|c| (c.meta.layer, &c.meta.stage));
+        self.inner.places().into_iter().chain(changed).collect()
+    }
+
+    fn dtypes(&self) -> BTreeSet<DType> {
+        match &self.kept {
+            // A change leaves the dtype as it is.
+            None => self.inner.dtypes(),
+            Some(_) => (0..self.len()).map(|row| self.meta(row).dtype).collect(),
+        }
+    }
+
+    fn heads(&self, rows: &[usize]) -> Vec<Head> {
+        let rows = self.rows(rows);
+        let mut heads = self.inner.heads(&rows);
+        if self.changed.is_empty() {
+            return heads;
+        }
+        for (head, &row) in heads.iter_mut().zip(&*rows) {
+            if self.change(row).is_some() {
+                // Its shape may be another, and its hash gone.
+                *head = Head::default();
+            }
+        }
+        heads
+    }
+
+    fn has_nan(&self, row: usize) -> bool {
+        self.inner.has_nan(self.row(row))
+    }
+
     fn is_by_position(&self) -> bool {
         // Neither is changed, and rows are kept in order.
         self.inner.is_by_position()
@@ -171,7 +225,10 @@ impl<R: Records> Records for Mapped<R> {
     fn locate(&self, rows: &[usize]) -> Located<'_> {
         let rows = self.rows(rows);
         let mut located = self.inner.locate(&rows);
-        for (values, &row) in located.values.iter_mut().zip(&rows) {
+        if self.changed.is_empty() {
+            return located;
+        }
+        for (values, &row) in located.values.iter_mut().zip(&*rows) {
             if self.change(row).is_some_and(|c| c.convention.is_some()) {
                 *values = None;
             }
@@ -411,9 +468,7 @@ impl<'a> Aliases<'a> {
                 by_name.entry(name).or_default().push((op, stage.name.as_str()));
             }
         }
-        let names: HashSet<&str> = (0..records.len())
-            .map(|row| records.meta(row).stage.as_str())
-            .collect();
+        let names: HashSet<&str> = records.places().into_iter().map(|(_, s)| s.as_str()).collect();
         let words = graph.stages().iter().map(|s| s.name.as_str());
         Self {
             graph,
@@ -424,7 +479,8 @@ impl<'a> Aliases<'a> {
 
     /// Whether every record's stage is a word of the vocabulary.
     fn vocabulary_only(&self, records: &dyn Records) -> bool {
-        (0..records.len()).all(|row| self.recorded.contains(records.meta(row).stage.as_str()))
+        let mut places = records.places().into_iter();
+        places.all(|(_, stage)| self.recorded.contains(stage.as_str()))
     }
 
     fn target(&self, meta: Meta<'_>) -> Option<Target> {

@@ -1,6 +1,6 @@
 //! How each step of a plan pairs, or why it does not.
 
-use super::{AlignPlan, Step};
+use super::{AlignPlan, Placed};
 use crate::{
     mapping::{ConventionName, Naming, Which, split_layer},
     records::{Records, Side},
@@ -224,7 +224,7 @@ impl<'a> Explained<'a> {
     }
 
     /// How a step pairs, or why it does not.
-    pub fn how(&self, step: &Step) -> How {
+    pub fn how(&self, step: Placed<'_>) -> How {
         match (step.left(), step.right()) {
             (Some(l), Some(r)) => {
                 let declared = self.left.convention(l).or(self.right.convention(r));
@@ -247,8 +247,7 @@ impl<'a> Explained<'a> {
         }
     }
 
-    fn why(&self, step: &Step, facts: &Facts<'_>) -> Missing {
-        let key = &step.key;
+    fn why(&self, key: Placed<'_>, facts: &Facts<'_>) -> Missing {
         let (stage, layer) = (key.stage.as_str(), key.layer);
         let selected = |s: &Selection| s.tokens(stage, layer).wants(key.seq, key.request);
         if facts.selection.as_ref().is_some_and(|s| !selected(s)) {
@@ -395,8 +394,8 @@ impl AlignPlan {
     pub fn lines(&self, left: &Side<'_>, right: &Side<'_>, graph: &StageGraph) -> Vec<PlanLine> {
         let explained = Explained::new(left, right, graph);
         let mut all: BTreeMap<(usize, &str), Gathered> = BTreeMap::new();
-        for step in &self.steps {
-            let stage = step.key.stage.as_str();
+        for step in self.iter() {
+            let stage = step.stage.as_str();
             let rank = graph.rank(stage).unwrap_or(usize::MAX);
             let of_stage = all.entry((rank, stage)).or_default();
             let line = &mut of_stage.line;

@@ -3,26 +3,22 @@
 use super::folding::Folding;
 use crate::records::Records;
 use bitnet_trace_schema::{StageGraph, Text};
-use bitnet_trace_store::Standing;
+use bitnet_trace_store::Column;
 use std::collections::HashMap;
+use std::ops::Range;
 
 /// A row of a run, with what its order and its visit follow from.
 #[derive(Clone, Copy)]
-struct Row<'a> {
+struct Row {
     row: usize,
-    layer: i32,
-    stage: &'a Text,
+    place: u32,
     op_index: i64,
     pass: i32,
     occurrence: i32,
     visit: u32,
 }
 
-impl Row<'_> {
-    fn name(&self) -> (i32, &Text) {
-        (self.layer, self.stage)
-    }
-
+impl Row {
     /// The order in which records of the same key are counted.
     fn order_of_visits(&self) -> (i32, i32, i64, usize) {
         (self.pass, self.occurrence, self.op_index, self.row)
@@ -34,11 +30,10 @@ impl Row<'_> {
     }
 }
 
-/// A place of one position: what is there, and in which order it was met.
+/// What stands in one place of a position.
 #[derive(Clone, Copy)]
-struct Entry<'a> {
-    layer: i32,
-    stage: &'a Text,
+struct Entry {
+    place: u32,
     visit: u32,
     /// Where its rows begin in the table of rows.
     rows: usize,
@@ -48,17 +43,47 @@ struct Entry<'a> {
 pub(super) struct Position<'a, 'p> {
     pub request: i32,
     pub seq: i64,
+    /// Layers and stages that were met so far, by number.
+    pub places: &'p [(i32, &'a Text)],
+    /// Whether it was aligned as the one before.
+    pub is_as_before: bool,
     runs: usize,
-    entries: &'p [Entry<'a>],
+    entries: &'p [Entry],
     rows: &'p [Option<usize>],
+    bases: &'p [usize],
 }
 
-impl<'a, 'p> Position<'a, 'p> {
-    /// Layer, stage, visit, and the row in each run that has one.
-    pub(super) fn places(&self) -> impl Iterator<Item = (i32, &'a Text, u32, &'p [Option<usize>])> {
-        let (rows, runs) = (self.rows, self.runs);
-        let entries = self.entries.iter();
-        entries.map(move |e| (e.layer, e.stage, e.visit, &rows[e.rows..e.rows + runs]))
+impl<'p> Position<'_, 'p> {
+    /// Number of the place, visit, and the row in each run that has one.
+    pub(super) fn entries(
+        &self,
+    ) -> impl Iterator<Item = (u32, u32, impl Iterator<Item = Option<usize>> + use<'p>)> {
+        let Self {
+            runs, rows, bases, ..
+        } = *self;
+        self.entries.iter().map(move |e| {
+            let of_entry = rows[e.rows..e.rows + runs].iter().zip(bases);
+            (
+                e.place,
+                e.visit,
+                of_entry.map(|(row, base)| row.map(|row| base + row)),
+            )
+        })
+    }
+}
+
+/// Layers and stages, numbered as they are met.
+struct Places<'a> {
+    all: Vec<(i32, &'a Text)>,
+    numbers: HashMap<(i32, &'a Text), u32, Folding>,
+}
+
+impl<'a> Places<'a> {
+    fn number(&mut self, layer: i32, stage: &'a Text) -> u32 {
+        *self.numbers.entry((layer, stage)).or_insert_with(|| {
+            self.all.push((layer, stage));
+            (self.all.len() - 1) as u32
+        })
     }
 }
 
@@ -68,10 +93,12 @@ impl<'a, 'p> Position<'a, 'p> {
 pub(super) struct Positions<'a> {
     runs: Vec<Run<'a>>,
     graph: &'a StageGraph,
-    /// What follows is of the position that was aligned last; it is kept for its room.
-    entries: Vec<Entry<'a>>,
+    places: Places<'a>,
+    /// What follows is of the position that was aligned last; rows are counted from the first that each run has there.
+    entries: Vec<Entry>,
     rows: Vec<Option<usize>>,
-    known: HashMap<(i32, &'a Text, u32), usize, Folding>,
+    bases: Vec<usize>,
+    known: HashMap<(u32, u32), usize, Folding>,
 }
 
 /// A run, and how far it was read.
@@ -81,10 +108,10 @@ struct Run<'a> {
     order: Option<Vec<usize>>,
     next: usize,
     /// The rows of the position, in the order of execution.
-    rows: Vec<Row<'a>>,
-    visits: HashMap<(i32, &'a Text), u32, Folding>,
-    /// Layer, stage and visit of the rows of the position before, in the order in which visits are counted.
-    before: Vec<(i32, &'a Text, u32)>,
+    rows: Vec<Row>,
+    visits: HashMap<u32, u32, Folding>,
+    /// The places of the position that was aligned last, if all of the alignment follows from them.
+    before: Option<Column<'a>>,
 }
 
 impl<'a> Positions<'a> {
@@ -93,35 +120,58 @@ impl<'a> Positions<'a> {
         Self {
             runs: runs.iter().map(|records| Run::new(*records, hasher)).collect(),
             graph,
+            places: Places {
+                all: Vec::new(),
+                numbers: HashMap::with_hasher(hasher),
+            },
             entries: Vec::new(),
             rows: Vec::new(),
+            bases: Vec::new(),
             known: HashMap::with_hasher(hasher),
         }
     }
 
+    /// Layers and stages that were met so far, by number.
+    pub(super) fn places(&self) -> &[(i32, &'a Text)] {
+        &self.places.all
+    }
+
     /// Records that were not read yet, of the run that has most of them.
     pub(super) fn left(&self) -> usize {
-        self.runs
-            .iter()
-            .map(|run| run.records.len() - run.next)
-            .max()
-            .unwrap_or(0)
+        let left = self.runs.iter().map(|run| run.records.len() - run.next);
+        left.max().unwrap_or(0)
     }
 
     /// The next position.
     pub(super) fn next(&mut self) -> Option<Position<'a, '_>> {
-        let heads = self.runs.iter().filter_map(Run::head);
-        let (request, seq) = heads.map(|(_, at)| (at.request, at.seq)).min()?;
-        for run in &mut self.runs {
-            run.read((request, seq));
+        let (request, seq) = self.runs.iter().filter_map(Run::head).min()?;
+        let ranges: Vec<Range<usize>> = self.runs.iter().map(|run| run.range((request, seq))).collect();
+        let is_as_before = self
+            .runs
+            .iter()
+            .zip(&ranges)
+            .all(|(run, range)| run.is_as_before(range));
+        self.bases.clear();
+        self.bases
+            .extend(self.runs.iter().zip(&ranges).map(|(run, range)| run.base(range)));
+        if !is_as_before {
+            for (run, range) in self.runs.iter_mut().zip(&ranges) {
+                run.read(range.clone(), &mut self.places);
+            }
+            self.align();
         }
-        self.align();
+        for (run, range) in self.runs.iter_mut().zip(ranges) {
+            run.next = range.end;
+        }
         Some(Position {
             request,
             seq,
+            places: &self.places.all,
+            is_as_before,
             runs: self.runs.len(),
             entries: &self.entries,
             rows: &self.rows,
+            bases: &self.bases,
         })
     }
 
@@ -129,28 +179,27 @@ impl<'a> Positions<'a> {
         let runs = self.runs.len();
         self.entries.clear();
         self.rows.clear();
-        if self.lockstep() {
-            return;
-        }
         self.known.clear();
         for run in 0..runs {
-            let base = self.entries.len();
+            let start = self.entries.len();
             let mut extra = Vec::new(); // the entry before each that is new, in this run
             let mut before = None;
             for row in &self.runs[run].rows {
-                let at = *self
-                    .known
-                    .entry((row.layer, row.stage, row.visit))
-                    .or_insert_with(|| {
-                        extra.push(before);
-                        push(&mut self.entries, &mut self.rows, row, runs);
-                        self.entries.len() - 1
+                let at = *self.known.entry((row.place, row.visit)).or_insert_with(|| {
+                    extra.push(before);
+                    self.entries.push(Entry {
+                        place: row.place,
+                        visit: row.visit,
+                        rows: self.rows.len(),
                     });
-                self.rows[self.entries[at].rows + run] = Some(row.row);
+                    self.rows.extend(std::iter::repeat_n(None, runs));
+                    self.entries.len() - 1
+                });
+                self.rows[self.entries[at].rows + run] = Some(row.row - self.bases[run]);
                 before = Some(at);
             }
             if run > 0 && !extra.is_empty() {
-                let order = merged(&self.entries, base, &extra, self.graph);
+                let order = merged(&self.entries, start, &extra, self.graph, &self.places.all);
                 self.entries = order.iter().map(|&old| self.entries[old]).collect();
                 // The map holds places in the old order.
                 let mut moved = vec![0; order.len()];
@@ -161,40 +210,6 @@ impl<'a> Positions<'a> {
             }
         }
     }
-
-    /// Aligns runs that executed the same in the same order, as most do: no record need be looked for.
-    fn lockstep(&mut self) -> bool {
-        let Some((first, others)) = self.runs.split_first() else {
-            return true;
-        };
-        let same = |other: &Run<'_>| {
-            let pairs = first.rows.iter().zip(&other.rows);
-            first.rows.len() == other.rows.len()
-                && pairs
-                    .into_iter()
-                    .all(|(a, b)| a.visit == b.visit && a.name() == b.name())
-        };
-        if !others.iter().all(same) {
-            return false;
-        }
-        for (i, row) in first.rows.iter().enumerate() {
-            push(&mut self.entries, &mut self.rows, row, 0);
-            self.rows.push(Some(row.row));
-            self.rows
-                .extend(others.iter().map(|other| Some(other.rows[i].row)));
-        }
-        true
-    }
-}
-
-fn push<'a>(entries: &mut Vec<Entry<'a>>, rows: &mut Vec<Option<usize>>, row: &Row<'a>, runs: usize) {
-    entries.push(Entry {
-        layer: row.layer,
-        stage: row.stage,
-        visit: row.visit,
-        rows: rows.len(),
-    });
-    rows.extend(std::iter::repeat_n(None, runs));
 }
 
 impl<'a> Run<'a> {
@@ -214,77 +229,122 @@ impl<'a> Run<'a> {
             next: 0,
             rows: Vec::new(),
             visits: HashMap::with_hasher(hasher),
-            before: Vec::new(),
+            before: None,
         }
     }
 
-    /// The next row.
-    fn head(&self) -> Option<(usize, Standing<'a>)> {
+    /// Request and seq of the next row.
+    fn head(&self) -> Option<(i32, i64)> {
         if self.next == self.records.len() {
             return None;
         }
-        let row = self.order.as_ref().map_or(self.next, |order| order[self.next]);
-        Some((row, self.records.standing(row)))
+        Some(match &self.order {
+            None => {
+                let at = self.records.position(self.next);
+                (at.request, at.seq)
+            }
+            Some(order) => position_of(self.records, order[self.next]),
+        })
     }
 
-    /// Reads the rows of a position, if they are the next.
-    fn read(&mut self, position: (i32, i64)) {
+    /// The next rows as far as they are of this position, in the order of positions.
+    fn range(&self, position: (i32, i64)) -> Range<usize> {
+        if self.head() != Some(position) {
+            return self.next..self.next;
+        }
+        let end = match &self.order {
+            None => self.records.position(self.next).end,
+            Some(order) => {
+                let of_position = |&&row: &&usize| position_of(self.records, row) == position;
+                self.next + order[self.next..].iter().take_while(of_position).count()
+            }
+        };
+        self.next..end
+    }
+
+    /// What rows of the position are counted from.
+    fn base(&self, range: &Range<usize>) -> usize {
+        if self.order.is_some() { 0 } else { range.start }
+    }
+
+    /// Places of these rows in their order, where the run keeps them as a column.
+    fn column(&self, rows: &Range<usize>) -> Option<Column<'a>> {
+        match (&self.order, rows.is_empty()) {
+            (Some(_), _) => None,
+            (None, true) => Some(Column { part: 0, places: &[] }),
+            (None, false) => self.records.column(rows.clone()),
+        }
+    }
+
+    /// Whether these rows are aligned as those of the position before.
+    fn is_as_before(&self, rows: &Range<usize>) -> bool {
+        let before = self.before.as_ref();
+        before.is_some_and(|before| self.column(rows).as_ref() == Some(before))
+    }
+
+    /// Reads the rows of a position.
+    fn read(&mut self, range: Range<usize>, places: &mut Places<'a>) {
         self.rows.clear();
-        while let Some((row, at)) = self.head().filter(|(_, at)| (at.request, at.seq) == position) {
+        for at in range.clone() {
+            let row = self.order.as_ref().map_or(at, |order| order[at]);
+            let of = self.records.standing(row);
             self.rows.push(Row {
                 row,
-                layer: at.layer,
-                stage: at.stage,
-                op_index: at.op_index,
-                pass: at.pass,
-                occurrence: at.occurrence,
+                place: places.number(of.layer, of.stage),
+                op_index: of.op_index,
+                pass: of.pass,
+                occurrence: of.occurrence,
                 visit: 0,
             });
-            self.next += 1;
         }
         if !self.rows.is_sorted_by_key(Row::order_of_visits) {
             self.rows.sort_by_key(Row::order_of_visits);
         }
-        self.count_visits();
+        self.visits.clear();
+        for row in &mut self.rows {
+            let visits = self.visits.entry(row.place).or_default();
+            row.visit = *visits;
+            *visits += 1;
+        }
         if !self.rows.is_sorted_by_key(Row::order) {
             self.rows.sort_by_key(Row::order);
         }
+        // Where each place was visited once, the order of execution is that in which the run has the rows, and all
+        // follows from their places.
+        let once = self.rows.iter().all(|row| row.visit == 0);
+        self.before = self.column(&range).filter(|_| once);
     }
+}
 
-    /// Counts the visits of each row. Most tokens have the records of the token before: then they have its visits.
-    fn count_visits(&mut self) {
-        let same = |(row, (layer, stage, _)): (&Row<'_>, &(i32, &Text, u32))| row.name() == (*layer, *stage);
-        if self.rows.len() == self.before.len() && self.rows.iter().zip(&self.before).all(same) {
-            for (row, (.., visit)) in self.rows.iter_mut().zip(&self.before) {
-                row.visit = *visit;
-            }
-            return;
-        }
-        self.visits.clear();
-        self.before.clear();
-        for row in &mut self.rows {
-            let visits = self.visits.entry((row.layer, row.stage)).or_default();
-            row.visit = *visits;
-            *visits += 1;
-            self.before.push((row.layer, row.stage, row.visit));
-        }
-    }
+fn position_of(records: &dyn Records, row: usize) -> (i32, i64) {
+    let at = records.standing(row);
+    (at.request, at.seq)
 }
 
 /// The order of `entries` in which those from `base` on are where they belong; `before` has the one before each in
 /// its own run.
-fn merged(entries: &[Entry<'_>], base: usize, before: &[Option<usize>], graph: &StageGraph) -> Vec<usize> {
+fn merged(
+    entries: &[Entry],
+    base: usize,
+    before: &[Option<usize>],
+    graph: &StageGraph,
+    places: &[(i32, &Text)],
+) -> Vec<usize> {
+    let rank = |entry: &Entry| {
+        let (layer, stage) = places[entry.place as usize];
+        Some((entry.visit, graph.place(stage, layer)?))
+    };
     // The largest vocabulary place so far makes the entries searchable.
     let mut ranks: Vec<Rank> = Vec::with_capacity(base);
     for entry in &entries[..base] {
         let so_far = ranks.last().copied().unwrap_or_default();
-        ranks.push(rank(entry, graph).map_or(so_far, |r| r.max(so_far)));
+        ranks.push(rank(entry).map_or(so_far, |r| r.max(so_far)));
     }
     let mut slots = vec![0; before.len()];
     // (where to insert, entry), in the order of arrival
     let mut inserts: Vec<(usize, usize)> = Vec::with_capacity(before.len());
     for (i, &before) in before.iter().enumerate() {
-        slots[i] = match (rank(&entries[base + i], graph), before) {
+        slots[i] = match (rank(&entries[base + i]), before) {
             (Some(rank), _) => ranks.partition_point(|&r| r <= rank),
             // A stage of nobody's vocabulary: after the record before it.
             (None, Some(b)) => b.checked_sub(base).map_or(b + 1, |i| slots[i]),
@@ -306,7 +366,3 @@ fn merged(entries: &[Entry<'_>], base: usize, before: &[Option<usize>], graph: &
 
 /// Visit, and place among the records of the token.
 type Rank = (u32, bitnet_trace_schema::Place);
-
-fn rank(entry: &Entry<'_>, graph: &StageGraph) -> Option<Rank> {
-    Some((entry.visit, graph.place(entry.stage, entry.layer)?))
-}
