@@ -13,10 +13,11 @@
 
 pub(crate) mod folding;
 mod how;
-
-pub use how::{Explained, How, LayoutLine, Missing, MissingLine, NameLine, PlanLine, PlanReport, Rule};
-
+mod lines;
 mod positions;
+
+pub use how::{Explained, How, Missing, Rule};
+pub use lines::{LayoutLine, MissingLine, NameLine, PlanLine, PlanReport};
 
 use crate::records::Records;
 use bitnet_trace_schema::{StageGraph, Text};
