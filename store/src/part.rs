@@ -107,16 +107,19 @@ impl PartMap {
 /// A part with its footer read and checked.
 #[derive(Debug)]
 pub(crate) struct Part {
-    path: PathBuf,
+    map: PartMap,
     part: part::Part,
 }
+
+/// Rows that are read before the pages are given back that finding their values took.
+const PASSED: u64 = 8192;
 
 impl Part {
     /// Reads the footer and checks it: version, run (`expected_run`), rows, and the place of every chunk.
     pub(crate) fn read(map: PartMap, expected_run: &str) -> Result<Self, StoreError> {
-        let part =
-            part::Part::read(map.bytes, expected_run).map_err(|e| StoreError::part(map.path.clone(), e))?;
-        Ok(Self { path: map.path, part })
+        let part = part::Part::read(map.bytes.clone(), expected_run);
+        let part = part.map_err(|e| StoreError::part(map.path.clone(), e))?;
+        Ok(Self { map, part })
     }
 
     /// Number of rows.
@@ -139,17 +142,20 @@ impl Part {
                 Self::Part(error)
             }
         }
-        let read = self
-            .part
-            .for_each_row(|number, meta, place| row(number, meta, place).map_err(End::Caller));
+        let read = self.part.for_each_row(|number, meta, place| {
+            if number % PASSED == 0 {
+                self.map.release(0..self.map.bytes.len());
+            }
+            row(number, meta, place).map_err(End::Caller)
+        });
         read.map_err(|end| match end {
-            End::Part(error) => StoreError::part(self.path.clone(), error),
+            End::Part(error) => StoreError::part(self.map.path.clone(), error),
             End::Caller(error) => error,
         })
     }
 
     /// The original bytes of row `row`.
     pub(crate) fn raw(&self, row: u64) -> Result<Option<Vec<u8>>, StoreError> {
-        (self.part.raw(row)).map_err(|e| StoreError::part(self.path.clone(), e))
+        (self.part.raw(row)).map_err(|e| StoreError::part(self.map.path.clone(), e))
     }
 }
