@@ -1,7 +1,7 @@
 use crate::index::{self, Place};
 use crate::part::{Part, PartMap};
 use crate::scan::{self, PartStat, RunFiles};
-use crate::table::{Folder, SMALL, Table};
+use crate::table::{Folder, Table};
 use crate::update::{self, Scope};
 use crate::{At, Completeness, Database, Filter, Reason, Row, Rows, StoreError, TensorRef, records, tensor};
 use bitnet_trace_schema::{Manifest, RunState, run_dir};
@@ -215,16 +215,13 @@ impl Run {
     /// # Errors
     /// As [`Run::records`].
     pub fn rows(&self) -> Result<Rows, StoreError> {
-        let mut tables: Vec<Arc<Table>> = Vec::with_capacity(self.parts.len());
-        let mut mapped = 0;
+        let mut tables = Vec::with_capacity(self.parts.len());
         for (number, open) in &self.parts {
             let table = self.table(*number, open)?;
-            mapped += table.size();
-            tables.push(table);
-            if mapped > SMALL {
-                tables.iter().for_each(|table| table.release());
-                mapped = 0;
+            if self.parts.len() > 1 {
+                table.release();
             }
+            tables.push(table);
         }
         Ok(Rows::new(tables))
     }

@@ -18,12 +18,15 @@ use std::{
     thread,
 };
 
-/// What a thread takes at a time: enough for few turns, little enough for all threads to end together.
-const BYTES: i64 = 8 << 20;
+/// Bytes of a run that all threads together have mapped.
+const MAPPED: usize = 48 << 20;
+/// What a thread takes at a time, at most: enough for few turns, little enough for all threads to end together.
+const BYTES: usize = 8 << 20;
+/// And at least, however many threads there are.
+const LEAST_BYTES: usize = 64 << 10;
 /// Steps of it, where they are small: their metadata and outcomes stay in the second cache.
 const STEPS: usize = 4096;
-/// What a thread reads before it gives pages back, which disturbs the others: bytes of a run, or steps.
-const KEPT_BYTES: usize = 4 << 20;
+/// Steps that a thread judges before it gives pages back, which disturbs the others, if it has not read much before.
 const KEPT_STEPS: usize = 32 << 10;
 /// Pieces that wait before any thread takes them, and not the first alone.
 const MOST_WAITING: usize = 32;
@@ -92,6 +95,9 @@ struct Work<'a> {
     judge: &'a Judge<'a>,
     rest: Mutex<Rest<'a>>,
     end: Mutex<End>,
+    /// Bytes of a piece, and bytes that a thread reads before it gives pages back.
+    bytes: i64,
+    kept: usize,
 }
 
 /// What ends the work early. Pieces are taken in order: what stands before either was judged, whatever the threads did.
@@ -112,8 +118,17 @@ pub(super) fn judge<T: Take>(
     progress: &(dyn Fn(usize) + Sync),
 ) -> Result<(T, Option<Stopped>), Error> {
     let most = ahead.left();
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let threads = match judge.options.threads {
+        0 => cores,
+        threads => threads,
+    };
+    let of_thread = MAPPED / threads;
+    let bytes = (of_thread / 2).clamp(LEAST_BYTES, BYTES);
     let work = Work {
         judge,
+        bytes: bytes as i64,
+        kept: of_thread.saturating_sub(bytes),
         rest: Mutex::new(Rest {
             ahead,
             left: None,
@@ -144,11 +159,6 @@ pub(super) fn judge<T: Take>(
             progress(done.fetch_add(steps, Ordering::Relaxed) + steps);
         }
         work.give_back(&mut room);
-    };
-    let cores = thread::available_parallelism().map_or(1, usize::from);
-    let threads = match judge.options.threads {
-        0 => cores,
-        threads => threads,
     };
     thread::scope(|scope| {
         // A panic of one of them is a panic here: the caller turns it into an error.
@@ -282,8 +292,8 @@ impl<'a> Work<'a> {
         };
         let is_wanted = |at: &PositionAt| ends.iter().flatten().all(|last| (at.request, at.seq) <= *last);
         let most = match self.judge.options.until() {
-            Until::End => BYTES,
-            Until::Divergence => BYTES.min(FIRST_BYTES << rest.pieces.min(8)),
+            Until::End => self.bytes,
+            Until::Divergence => self.bytes.min(FIRST_BYTES << rest.pieces.min(8)),
         };
         let stretch = &mut piece.stretch;
         stretch.clear();
@@ -422,7 +432,7 @@ impl<'a> Work<'a> {
             read.append(new);
         }
         let most = room.read.iter().map(Stretches::bytes).max().unwrap_or(0);
-        if most >= KEPT_BYTES || room.judged >= KEPT_STEPS {
+        if most >= self.kept || room.judged >= KEPT_STEPS {
             self.give_back(room);
         }
     }

@@ -1,6 +1,6 @@
 //! Reads the rows of a part from their table.
 
-use super::check::{PIECE, Pass};
+use super::check::Pass;
 use super::layout::{Buffer, Layout, begin};
 use super::names::{Form, Label, Names, Place};
 use super::write::{HASHED, NAN, ODD};
@@ -86,10 +86,12 @@ impl Table {
         // bit pattern of the others is valid; texts are copied) or, by truncating the file, end this process with SIGBUS.
         let map = Arc::new(unsafe { Mmap::map(file) }.ok()?);
         #[cfg(target_os = "linux")]
-        if map.len() >= PIECE {
-            // Where the page cache holds it in large pages, it is mapped in such.
-            let _ = map.advise(Advice::HugePage);
-        }
+        // Where the page cache holds it in large pages, it is mapped in such; but of a table whose pages are given back,
+        // they would have more of each column in memory than is read.
+        let _ = map.advise(match map.len() {
+            ..=SMALL => Advice::HugePage,
+            _ => Advice::NoHugePage,
+        });
         Self::open(
             Bytes::from_owner(Owner(Arc::clone(&map))),
             Some(map),
