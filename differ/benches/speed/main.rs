@@ -46,7 +46,7 @@ fn main() -> Fallible<()> {
             rows.extend(measure::rows(&database, &shape, bytes)?);
             if shape.name == "M" {
                 rows.extend(peers::rows(&database, python.as_ref(), &shape, bytes)?);
-                rows.extend(memory::rows(&database, &shape, bytes, tmp.path())?);
+                rows.extend(memory::rows(&shape, bytes, tmp.path())?);
             }
             std::fs::remove_dir_all(&database)?;
         }

@@ -17,9 +17,9 @@ impl Buffer {
             const PAGE: usize = 2 << 20;
             let room = words.spare_capacity_mut();
             let start = room.as_mut_ptr().align_offset(PAGE);
-            // SAFETY: advice on memory that is this vector's alone, from the first whole page of it to its last one
             if let Some(room) = room.get_mut(start..) {
                 let length = size_of_val(room) / PAGE * PAGE;
+                // SAFETY: advice on memory that is this vector's alone, from the first whole page of it to its last one
                 unsafe { libc::madvise(room.as_mut_ptr().cast(), length, libc::MADV_HUGEPAGE) };
             }
         }
