@@ -5,11 +5,12 @@
 //! Where the folder cannot be written, the same bytes are kept in memory.
 //!
 //! ```text
-//! preamble   magic │ u32 marker of the byte order │ u32 version │ u64 length │ u64 XXH3 of all that follows
-//! head       size, time and footer's hash of the part │ numbers of rows, positions and bytes of names
+//! preamble   u64 magic, which tells the byte order │ u64 version │ u64 length │ u64 XXH3 of all that follows
+//! head       size, time and footer's hash of the part │ numbers of rows, positions, bytes of names and odd rows
 //! names      texts │ places: layer, stage │ labels: name, op │ forms: shape, dtype, numbers of elements
 //! positions  columns: request, seq, first row
 //! rows       columns, ordered by request, seq, op_index, pass, occurrence and row of the part
+//! odd        rows that have elements which are not finite, and how many
 //! ```
 //!
 //! Numbers have the byte order of the machine; sections stand at multiples of 64 bytes, so that columns are slices of the
