@@ -45,12 +45,15 @@ pub fn check(data: &[u8]) {
     });
 }
 
-/// Writes length and checksum of a table into its preamble, where there is one.
+/// Writes length and checksum of a table into its preamble, where there is one. Those of hashes and moments are left as
+/// they are.
 pub fn put_right(table: &mut [u8]) {
     let length = table.len() as u64;
-    if let Some((preamble, rest)) = table.split_first_chunk_mut::<32>() {
+    if let Some((preamble, rest)) = table.split_first_chunk_mut::<40>() {
         preamble[16..24].copy_from_slice(&length.to_ne_bytes());
-        preamble[24..].copy_from_slice(&checksum(&[rest]).to_ne_bytes());
+        let end = preamble[24..32].try_into().map_or(0, u64::from_ne_bytes);
+        let end = end.saturating_sub(40).min(rest.len() as u64) as usize;
+        preamble[32..].copy_from_slice(&checksum(&[&rest[..end]]).to_ne_bytes());
     }
 }
 

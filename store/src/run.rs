@@ -1,7 +1,7 @@
 use crate::index::{self, Place};
 use crate::part::{Part, PartMap};
 use crate::scan::{self, PartStat, RunFiles};
-use crate::table::{Folder, Table};
+use crate::table::{Folder, Source, Table};
 use crate::update::{self, Scope};
 use crate::{At, Completeness, Database, Filter, Reason, Row, Rows, StoreError, TensorRef, records, tensor};
 use bitnet_trace_schema::{Manifest, RunState, run_dir};
@@ -22,14 +22,12 @@ pub struct Run {
     manifest: Manifest,
     completeness: Completeness,
     parts: BTreeMap<u32, OpenPart>,
-    /// Where row tables are kept; none where that is in memory.
-    tables: Option<Folder>,
 }
 
 /// A part, mapped when a tensor of it is first asked for.
 #[derive(Debug)]
 struct OpenPart {
-    stat: PartStat,
+    source: Arc<Source>,
     map: OnceLock<PartMap>,
     /// Its footer, read when original bytes are first asked for.
     part: OnceLock<Part>,
@@ -149,15 +147,24 @@ impl Run {
         let files = scan::run(path, name)?;
         let tables = place.tables();
         let indexed = index::in_file(&place, |sql| index_run(sql, tables.as_ref(), &files)).transpose()?;
+        let folder = tables.filter(|_| indexed.is_some());
+        let source = |(&number, stat): (&u32, &PartStat)| {
+            let source = Source {
+                name: files.name.clone(),
+                dir: files.path.clone(),
+                run: files.manifest.run.clone(),
+                number,
+                stat: stat.clone(),
+                folder: folder.clone(),
+            };
+            (number, OpenPart::new(source))
+        };
         let mut run = Self {
             completeness: Completeness::Complete,
             name: files.name.clone(),
             path: files.path.clone(),
             manifest: files.manifest.clone(),
-            parts: (files.parts.iter())
-                .map(|(number, stat)| (*number, OpenPart::new(stat.clone())))
-                .collect(),
-            tables: tables.filter(|_| indexed.is_some()),
+            parts: files.parts.iter().map(source).collect(),
         };
         let rows = match indexed {
             Some((_, rows)) => rows,
@@ -170,9 +177,9 @@ impl Run {
     /// Reads the rows of every part, and counts them.
     fn rows_in_memory(&self, files: &RunFiles) -> Result<u64, StoreError> {
         let mut rows = 0;
-        for (number, open) in &self.parts {
-            let found = self.table(*number, open)?.len() as u64;
-            update::check_rows(files, &open.stat, found)?;
+        for open in self.parts.values() {
+            let found = Self::table(open)?.len() as u64;
+            update::check_rows(files, &open.source.stat, found)?;
             rows += found;
         }
         Ok(rows)
@@ -216,8 +223,8 @@ impl Run {
     /// As [`Run::records`].
     pub fn rows(&self) -> Result<Rows, StoreError> {
         let mut tables = Vec::with_capacity(self.parts.len());
-        for (number, open) in &self.parts {
-            let table = self.table(*number, open)?;
+        for open in self.parts.values() {
+            let table = Self::table(open)?;
             if self.parts.len() > 1 {
                 table.release();
             }
@@ -227,17 +234,14 @@ impl Run {
     }
 
     /// The rows of a part. A table that is missing or spoiled is made again.
-    fn table(&self, number: u32, open: &OpenPart) -> Result<Arc<Table>, StoreError> {
+    fn table(open: &OpenPart) -> Result<Arc<Table>, StoreError> {
         if let Some(table) = open.table.get() {
             return Ok(Arc::clone(table));
         }
-        let folder = self.tables.as_ref();
-        if let Some(table) = folder.and_then(|folder| Table::find(folder, &self.name, number, &open.stat)) {
+        if let Some(table) = Table::find(&open.source) {
             return Ok(Arc::new(table));
         }
-        let folder = folder.map(|folder| (folder, &*self.name));
-        let table = Table::make(open.part(self)?, folder, number, &open.stat, &self.path)?;
-        let table = Arc::new(table);
+        let table = Arc::new(Table::make(open.part()?, &open.source)?);
         // The part was read for this alone.
         if let Some(map) = open.map.get() {
             map.release(0..map.bytes.len());
@@ -264,7 +268,7 @@ impl Run {
         let values = self.values_of(at)?.map(|(map, place)| map.bytes.slice(place));
         let mut raw = None;
         if at.raw_bytes.is_some() {
-            let bytes = open.part(self)?.raw(at.part_row)?;
+            let bytes = open.part()?.raw(at.part_row)?;
             let bytes = bytes.filter(|r| Some(r.len() as u64) == at.raw_bytes);
             raw = Some(bytes.ok_or_else(foreign)?.into());
         }
@@ -330,7 +334,7 @@ impl Run {
 
     /// The map of a part; none where the run has no such part.
     fn map_of(&self, part: u32) -> Option<Result<&PartMap, StoreError>> {
-        Some(self.parts.get(&part)?.map(&self.path))
+        Some(self.parts.get(&part)?.map())
     }
 
     fn foreign(&self, at: At) -> StoreError {
@@ -346,33 +350,28 @@ impl Run {
 const MOST_BETWEEN: usize = 64 << 10;
 
 impl OpenPart {
-    fn new(stat: PartStat) -> Self {
+    fn new(source: Source) -> Self {
         Self {
-            stat,
+            source: Arc::new(source),
             map: OnceLock::new(),
             part: OnceLock::new(),
             table: OnceLock::new(),
         }
     }
 
-    fn part(&self, run: &Run) -> Result<&Part, StoreError> {
+    fn part(&self) -> Result<&Part, StoreError> {
         if let Some(part) = self.part.get() {
             return Ok(part);
         }
-        let part = Part::read(self.map(&run.path)?.clone(), &run.manifest.run)?;
+        let part = Part::read(self.map()?.clone(), &self.source.run)?;
         Ok(self.part.get_or_init(|| part))
     }
 
-    fn map(&self, run: &Path) -> Result<&PartMap, StoreError> {
+    fn map(&self) -> Result<&PartMap, StoreError> {
         if let Some(map) = self.map.get() {
             return Ok(map);
         }
-        let path = run.join(&self.stat.file);
-        let now = scan::stat(run, self.stat.file.clone(), self.stat.listed_rows, None)?;
-        if now != self.stat {
-            return Err(StoreError::Changed { path });
-        }
-        let map = PartMap::open(&path, self.stat.bytes)?;
+        let map = self.source.map()?;
         Ok(self.map.get_or_init(|| map))
     }
 }

@@ -167,6 +167,10 @@ fn the_seeds_can_be_written_again() {
     put("rows/most_rows", &changed(112, u64::from(u32::MAX)));
     put("rows/no_positions", &changed(120, 0));
     put("rows/no_names", &changed(128, 0));
+    let end = whole.len() - 8;
+    put("rows/moments", &changed(end, 1));
+    let hashes = whole[24..32].try_into().map(u64::from_ne_bytes).unwrap();
+    put("rows/hashes", &changed(hashes as usize, 1));
 
     let dir = temp();
     put("run/golden", &pack(&golden));

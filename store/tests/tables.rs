@@ -126,6 +126,8 @@ fn a_table_that_is_cut_off_or_spoiled_is_made_again() {
         bent[at] ^= 1 << (at % 8);
         check(&bent, &format!("byte {at}"));
     }
+    let ends = bytes.len() / 64 * 64 - 64;
+    check(&[&bytes[..ends], &[0; 64]].concat(), "zeros at its end");
     check(&[&bytes[..], &[0; 64]].concat(), "longer than it says");
     check(b"someone's notes", "something else");
     let mut other = bytes.clone();

@@ -1,5 +1,5 @@
 use super::*;
-use crate::table::tests::{packed, record, stat};
+use crate::table::tests::{packed, record, source};
 use bitnet_trace_schema::RecordMeta;
 use bitnet_trace_schema::part::Place;
 use proptest::prelude::*;
@@ -8,7 +8,7 @@ type Record = (RecordMeta, Place);
 
 fn rows(parts: &[Vec<Record>]) -> Rows {
     let table = |(number, records): (u32, &Vec<Record>)| {
-        Arc::new(Table::keep(packed(records), number, &stat()).expect("a table"))
+        Arc::new(Table::keep(packed(records), &source(number)).expect("a table"))
     };
     Rows::new((10..).zip(parts).map(table).collect())
 }

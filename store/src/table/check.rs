@@ -10,8 +10,8 @@ use twox_hash::XxHash3_64;
 /// Bytes that are read at a time.
 pub(super) const PIECE: usize = 2 << 20;
 
-/// Goes once over a table from its beginning to its end: sums it up and checks it, some MiB at a time, so that it takes no
-/// more memory than these.
+/// Goes once over a table from its beginning to where its checksum ends to count: sums it up and checks it, some MiB at a
+/// time, so that it takes no more memory than these.
 pub(super) struct Pass<'a> {
     table: &'a Table,
     hasher: XxHash3_64,
@@ -59,9 +59,9 @@ impl<'a> Pass<'a> {
             return None;
         }
         self.are_below(&layout.odd, rows)?;
-        self.sum_to(bytes.len());
+        self.sum_to(layout.summed());
         if bytes.len() > SMALL {
-            self.table.give_back(self.kept, bytes.len() - self.kept);
+            self.table.give_back(self.kept, layout.summed() - self.kept);
         }
         Some((self.hasher.finish(), names))
     }
@@ -83,7 +83,7 @@ impl<'a> Pass<'a> {
         while self.summed < end {
             let next = (self.summed / PIECE + 1)
                 .saturating_mul(PIECE)
-                .min(self.table.bytes.len());
+                .min(self.table.layout.summed());
             if self.mapped < next {
                 self.map_to(next);
             }

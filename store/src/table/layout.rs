@@ -5,15 +5,18 @@ use crate::scan::PartStat;
 use bytemuck::Pod;
 use std::marker::PhantomData;
 use std::ops::Range;
+use twox_hash::XxHash3_64;
 
 /// Reads otherwise in another byte order.
 pub(super) const MAGIC: u64 = u64::from_be_bytes(*b"BNT_ROWS");
 /// Of the layout and of what is written into it.
-pub(super) const VERSION: u64 = 2;
+pub(super) const VERSION: u64 = 3;
 /// What begins at a multiple of it can be read as a slice of anything here, and is a line of the processor's cache.
 const ALIGN: usize = 64;
 /// Where the checksum begins to count: behind the preamble.
-pub(super) const SUMMED: usize = size_of::<[u64; 4]>();
+pub(super) const SUMMED: usize = size_of::<[u64; 5]>();
+/// Rows whose hashes, or moments, have a checksum together.
+pub(super) const BLOCK: usize = 512;
 
 /// What a table is of, and how much it holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,16 +77,30 @@ impl Head {
     }
 }
 
-/// The checksum of a table and its head; none where it is too short, not as long as it says, of another version or byte
-/// order, or something else.
-pub(super) fn begin(table: &[u8]) -> Option<(u64, Head)> {
-    let preamble: [u64; 4] = bytemuck::pod_read_unaligned(table.get(..SUMMED)?);
+/// A table whose beginning says what it is.
+pub(super) struct Begun {
+    pub head: Head,
+    pub layout: Layout,
+    pub checksum: u64,
+}
+
+/// The beginning of a table; none where it is too short, not as long as it says, of another version or byte order, or
+/// something else.
+pub(super) fn begin(table: &[u8]) -> Option<Begun> {
+    let preamble: [u64; 5] = bytemuck::pod_read_unaligned(table.get(..SUMMED)?);
     let head = table.get(ALIGN..ALIGN + size_of::<[u64; 10]>())?;
-    let [MAGIC, VERSION, length, checksum] = preamble else {
+    let [MAGIC, VERSION, length, summed, checksum] = preamble else {
         return None;
     };
     let head = Head::from_words(&bytemuck::pod_read_unaligned(head));
-    (length == table.len() as u64).then_some((checksum, head))
+    let layout = Layout::of(&head)?;
+    let is_whole =
+        length == table.len() as u64 && layout.length == table.len() && layout.summed() as u64 == summed;
+    is_whole.then_some(Begun {
+        head,
+        layout,
+        checksum,
+    })
 }
 
 /// A section of as many `T` as it has rows (or positions, or bytes).
@@ -133,10 +150,41 @@ impl<T: Pod> Column<T> {
     }
 }
 
+/// A column that is seldom read, and not checked before: every [`BLOCK`] rows of it have a checksum of their own.
+#[derive(Debug)]
+pub(super) struct Blocks<T> {
+    pub values: Column<T>,
+    pub sums: Column<u64>,
+}
+
+impl<T: Pod> Blocks<T> {
+    /// Writes it and its checksums.
+    pub(super) fn fill(&self, table: &mut [u8], values: impl Iterator<Item = T>) {
+        self.values.fill(table, values);
+        let sums: Vec<u64> = self.blocks(table).map(sum).collect();
+        self.sums.fill(table, sums.into_iter());
+    }
+
+    /// The rows that have a checksum in common.
+    fn blocks<'a>(&self, table: &'a [u8]) -> impl Iterator<Item = &'a [T]> {
+        self.values.all(table).chunks(BLOCK)
+    }
+
+    /// Whether the rows of this block are what was written.
+    pub(super) fn is_whole(&self, table: &[u8], block: usize) -> bool {
+        let rows = self.blocks(table).nth(block);
+        rows.is_some_and(|rows| sum(rows) == self.sums.get(table, block))
+    }
+}
+
+fn sum<T: Pod>(rows: &[T]) -> u64 {
+    XxHash3_64::oneshot(bytemuck::cast_slice(rows))
+}
+
 /// The sections of a table.
 #[derive(Debug)]
 pub(super) struct Layout {
-    pub preamble: Column<[u64; 4]>,
+    pub preamble: Column<[u64; 5]>,
     pub head: Column<[u64; 10]>,
     pub names: Column<u8>,
     // one for each position
@@ -155,11 +203,12 @@ pub(super) struct Layout {
     pub flags: Column<u32>,
     /// The beginning of the hash, which tells most hashes apart.
     pub hash_start: Column<u64>,
-    pub hash: Column<[u8; 32]>,
-    pub moments: Column<[f64; 5]>,
     /// Rows that have elements which are not finite, and how many of these are NaN and infinite.
     pub odd: Column<u32>,
     pub odd_counts: Column<[u64; 2]>,
+    // what the checksum in the preamble does not count, behind all that it does
+    pub hash: Blocks<[u8; 32]>,
+    pub moments: Blocks<[f64; 5]>,
     /// Bytes of the table.
     pub length: usize,
 }
@@ -170,10 +219,13 @@ impl Layout {
         let rows = u32::try_from(head.rows).ok()? as usize;
         let positions = usize::try_from(head.positions).ok().filter(|&n| n <= rows)?;
         let odd = usize::try_from(head.odd).ok().filter(|&n| n <= rows)?;
+        let blocks = rows.div_ceil(BLOCK);
         let mut end = Some(0);
+        let (preamble, begun) = (after(&mut end, 1), after(&mut end, 1));
+        let [hash_sums, moments_sums] = [(); 2].map(|()| after(&mut end, blocks));
         let mut layout = Self {
-            preamble: after(&mut end, 1),
-            head: after(&mut end, 1),
+            preamble,
+            head: begun,
             names: after(&mut end, usize::try_from(head.names).ok()?),
             request: after(&mut end, positions),
             seq: after(&mut end, positions),
@@ -188,14 +240,25 @@ impl Layout {
             values_offset: after(&mut end, rows),
             flags: after(&mut end, rows),
             hash_start: after(&mut end, rows),
-            hash: after(&mut end, rows),
-            moments: after(&mut end, rows),
             odd: after(&mut end, odd),
             odd_counts: after(&mut end, odd),
+            hash: Blocks {
+                sums: hash_sums,
+                values: after(&mut end, rows),
+            },
+            moments: Blocks {
+                sums: moments_sums,
+                values: after(&mut end, rows),
+            },
             length: 0,
         };
         layout.length = end?;
         Some(layout)
+    }
+
+    /// Where the checksum in the preamble ends to count.
+    pub(super) fn summed(&self) -> usize {
+        self.hash.values.at
     }
 }
 

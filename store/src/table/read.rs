@@ -1,21 +1,21 @@
 //! Reads the rows of a part from their table.
 
+use super::Source;
 use super::check::Pass;
-use super::layout::{Buffer, Layout, begin};
+use super::layout::{BLOCK, Begun, Blocks, Buffer, Layout, begin};
 use super::names::{Form, Label, Names, Place};
 use super::write::{HASHED, NAN, ODD};
-use super::{Folder, pack};
 use crate::StoreError;
 use crate::meta::{Meta, Rest, Standing};
 use crate::part::Part;
 use crate::rows::At;
-use crate::scan::PartStat;
 use bitnet_trace_schema::Stats;
+use bytemuck::Pod;
 use bytes::Bytes;
 use memmap2::{Advice, Mmap, UncheckedAdvice};
 use std::fs::File;
-use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// Tables of so many bytes may stay mapped: to give pages back and map them again costs more than it is worth.
 pub(crate) const SMALL: usize = 16 << 20;
@@ -23,11 +23,14 @@ pub(crate) const SMALL: usize = 16 << 20;
 /// The rows of one part, in the order of [`Rows`](crate::Rows), where they are mapped or kept.
 #[derive(Debug)]
 pub(crate) struct Table {
-    /// Number of the part.
-    number: u32,
+    source: Arc<Source>,
     pub(super) bytes: Bytes,
     pub(super) layout: Layout,
     names: Names,
+    /// Which blocks of hashes, and of moments, were found to be whole.
+    whole: [Box<[AtomicBool]>; 2],
+    /// The table as it was packed again, where a block was not: none where the part can no longer be read.
+    again: OnceLock<Option<Box<Table>>>,
     /// What `bytes` are of, where they are a file's.
     pub(super) map: Option<Arc<Mmap>>,
 }
@@ -51,35 +54,29 @@ impl AsRef<[u8]> for Owner {
 }
 
 impl Table {
-    /// The table of the part `number` of `run`, which is in this state; none where there is none in `folder`, or another.
-    pub(crate) fn find(folder: &Folder, run: &str, number: u32, stat: &PartStat) -> Option<Self> {
-        Self::map(&folder.open(run, number)?, number, stat)
+    /// The table of a part that is in this state; none where there is none, or another.
+    pub(crate) fn find(source: &Arc<Source>) -> Option<Self> {
+        Self::map(&source.open()?, source)
     }
 
-    /// Packs a part, and writes its table into `folder`, where there is one that can be written.
+    /// Packs a part, and writes its table where it belongs, if that can be done.
     ///
     /// # Errors
     /// [`StoreError`] if the part cannot be read.
-    pub(crate) fn make(
-        part: &Part,
-        folder: Option<(&Folder, &str)>,
-        number: u32,
-        stat: &PartStat,
-        run: &Path,
-    ) -> Result<Self, StoreError> {
-        let packed = pack(part, stat, run)?;
-        let file = folder.and_then(|(folder, run)| folder.write(run, number, packed.as_ref()).ok());
-        if let Some(table) = file.and_then(|file| Self::map(&file, number, stat)) {
+    pub(crate) fn make(part: &Part, source: &Arc<Source>) -> Result<Self, StoreError> {
+        let packed = source.pack(part)?;
+        let file = source.write(packed.as_ref());
+        if let Some(table) = file.and_then(|file| Self::map(&file, source)) {
             return Ok(table);
         }
         // What was packed can be read: otherwise, its rows are at fault.
-        Self::keep(packed, number, stat).ok_or_else(|| StoreError::Decode {
-            path: run.join(&stat.file),
+        Self::keep(packed, source).ok_or_else(|| StoreError::Decode {
+            path: source.path(),
             problem: "no table can be made of its rows".into(),
         })
     }
 
-    fn map(file: &File, number: u32, stat: &PartStat) -> Option<Self> {
+    fn map(file: &File, source: &Arc<Source>) -> Option<Self> {
         // SAFETY: a map is undefined behaviour if another process changes the file's bytes under it, which no check
         // can rule out. Tables are written under a name of their own, renamed and never written again; whoever breaks
         // that can at worst garble numbers here (what is a number of something is looked up with a check, and every
@@ -92,28 +89,30 @@ impl Table {
             ..=SMALL => Advice::HugePage,
             _ => Advice::NoHugePage,
         });
-        Self::open(
-            Bytes::from_owner(Owner(Arc::clone(&map))),
-            Some(map),
-            number,
-            stat,
-        )
+        let bytes = Bytes::from_owner(Owner(Arc::clone(&map)));
+        Self::open(bytes, Some(map), source)
     }
 
-    pub(crate) fn keep(packed: Buffer, number: u32, stat: &PartStat) -> Option<Self> {
-        Self::open(Bytes::from_owner(packed), None, number, stat)
+    pub(crate) fn keep(packed: Buffer, source: &Arc<Source>) -> Option<Self> {
+        Self::open(Bytes::from_owner(packed), None, source)
     }
 
-    pub(super) fn open(bytes: Bytes, map: Option<Arc<Mmap>>, number: u32, stat: &PartStat) -> Option<Self> {
-        let (checksum, head) = begin(&bytes).filter(|(_, head)| head.is_of(stat))?;
-        let layout = Layout::of(&head)?;
+    pub(super) fn open(bytes: Bytes, map: Option<Arc<Mmap>>, source: &Arc<Source>) -> Option<Self> {
+        let Begun {
+            head,
+            layout,
+            checksum,
+        } = begin(&bytes)?;
         // Maps and buffers lie so that columns are slices.
-        if layout.length != bytes.len() || !bytes.as_ptr().addr().is_multiple_of(align_of::<u64>()) {
+        if !head.is_of(&source.stat) || !bytes.as_ptr().addr().is_multiple_of(align_of::<u64>()) {
             return None;
         }
         let table = Self {
-            number,
+            source: Arc::clone(source),
             names: Names::default(),
+            whole: [&layout.hash.sums, &layout.moments.sums]
+                .map(|sums| (0..sums.len()).map(|_| AtomicBool::default()).collect()),
+            again: OnceLock::new(),
             bytes,
             layout,
             map,
@@ -249,10 +248,40 @@ impl Table {
         self.flags(row) & NAN != 0
     }
 
+    /// The hash; none where there is none, or where it was spoiled and the part can no longer be read.
     #[inline]
     pub(crate) fn hash(&self, row: usize) -> Option<&[u8; 32]> {
-        let hashes = self.layout.hash.all(&self.bytes);
-        (self.flags(row) & HASHED != 0).then(|| &hashes[row])
+        if self.flags(row) & HASHED == 0 {
+            return None;
+        }
+        self.checked(row, 0, |layout| &layout.hash)
+    }
+
+    /// What stands in `row` of a column that is checked when it is read.
+    fn checked<T: Pod>(&self, row: usize, of: usize, column: fn(&Layout) -> &Blocks<T>) -> Option<&T> {
+        let whole = self.whole[of].get(row / BLOCK)?;
+        let blocks = column(&self.layout);
+        if !whole.load(Ordering::Relaxed) {
+            if !blocks.is_whole(&self.bytes, row / BLOCK) {
+                return self.again()?.checked(row, of, column);
+            }
+            whole.store(true, Ordering::Relaxed);
+        }
+        blocks.values.all(&self.bytes).get(row)
+    }
+
+    /// The same table, packed again because this one is spoiled.
+    fn again(&self) -> Option<&Self> {
+        let again = || {
+            // What was packed in memory is whole.
+            self.map.as_ref()?;
+            let packed = self.source.pack(&self.source.read().ok()?).ok()?;
+            // Whoever opens it next is spared this.
+            let _ = self.source.write(packed.as_ref());
+            let table = Self::keep(packed, &self.source)?;
+            (table.len() == self.len()).then(|| Box::new(table))
+        };
+        self.again.get_or_init(again).as_deref()
     }
 
     /// The first 8 bytes of the hash, little-endian; zero where there is none.
@@ -261,14 +290,15 @@ impl Table {
         self.layout.hash_start.get(&self.bytes, row)
     }
 
+    /// Statistics; no moments where these were spoiled and the part can no longer be read.
     pub(crate) fn stats(&self, row: usize) -> Stats {
         let flags = self.flags(row);
-        let moments = self.layout.moments.get(&self.bytes, row);
+        let moments = self.checked(row, 1, |layout| &layout.moments);
         let odd = self.layout.odd.all(&self.bytes);
         let found = (flags & ODD != 0).then(|| odd.partition_point(|&odd| (odd as usize) < row));
         let counts = found.filter(|&at| odd.get(at).is_some_and(|&odd| odd as usize == row));
         let [nan_count, inf_count] = counts.map_or([0, 0], |at| self.layout.odd_counts.get(&self.bytes, at));
-        let moment = |i: usize| (flags & 1 << i != 0).then_some(moments[i]);
+        let moment = |i: usize| moments.filter(|_| flags & 1 << i != 0).map(|all| all[i]);
         Stats {
             rms: moment(0),
             mean: moment(1),
@@ -330,7 +360,7 @@ impl Table {
         let form = self.form(row);
         let values_offset = self.layout.values_offset.get(&self.bytes, row);
         At {
-            part: self.number,
+            part: self.source.number,
             part_row: self.layout.part_row.get(&self.bytes, row).into(),
             dtype: form.dtype,
             values: form.values_count.map(|count| (values_offset, count)),

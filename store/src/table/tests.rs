@@ -1,10 +1,13 @@
-use super::layout::{Head, Layout, MAGIC, SUMMED, VERSION, begin};
+use super::layout::{Begun, Head, Layout, MAGIC, SUMMED, VERSION, begin};
 use super::names::Names;
 use super::*;
+use crate::StoreError;
 use crate::scan::PartStat;
 use bitnet_trace_schema::part::Place as At;
 use bitnet_trace_schema::{DType, RecordMeta, Stats};
 use proptest::prelude::*;
+use std::path::Path;
+use std::sync::Arc;
 use twox_hash::XxHash3_64;
 
 /// A part's state.
@@ -27,8 +30,31 @@ pub(crate) fn packed(records: &[(RecordMeta, At)]) -> Buffer {
     packer.finish(&stat())
 }
 
+/// The part `number` of a run that is nowhere.
+pub(crate) fn source(number: u32) -> Arc<Source> {
+    of(number, stat(), None)
+}
+
+fn of(number: u32, stat: PartStat, folder: Option<Folder>) -> Arc<Source> {
+    Arc::new(Source {
+        name: "a".into(),
+        dir: "nowhere".into(),
+        run: "a".into(),
+        number,
+        stat,
+        folder,
+    })
+}
+
 fn kept(buffer: Buffer) -> Option<Table> {
-    Table::keep(buffer, 7, &stat())
+    Table::keep(buffer, &source(7))
+}
+
+/// Whether nothing in a table is spoiled.
+fn is_whole(table: &Table) -> bool {
+    let (bytes, layout) = (&*table.bytes, &table.layout);
+    let mut blocks = 0..layout.hash.sums.len();
+    blocks.all(|block| layout.hash.is_whole(bytes, block) && layout.moments.is_whole(bytes, block))
 }
 
 fn buffer(bytes: &[u8]) -> Buffer {
@@ -39,8 +65,10 @@ fn buffer(bytes: &[u8]) -> Buffer {
 
 /// What was changed in a table, with its checksum put right.
 fn resummed(mut buffer: Buffer) -> Buffer {
-    let sum = XxHash3_64::oneshot(&buffer.as_ref()[SUMMED..]);
-    buffer.bytes_mut()[24..32].copy_from_slice(&sum.to_ne_bytes());
+    let end: u64 = bytemuck::pod_read_unaligned(&buffer.as_ref()[24..32]);
+    let end = buffer.as_ref().len().min(end as usize).max(SUMMED);
+    let sum = XxHash3_64::oneshot(&buffer.as_ref()[SUMMED..end]);
+    buffer.bytes_mut()[32..40].copy_from_slice(&sum.to_ne_bytes());
     buffer
 }
 
@@ -156,18 +184,30 @@ fn some() -> Vec<(RecordMeta, At)> {
 }
 
 #[test]
-fn a_table_cut_off_or_with_any_bit_flipped_is_refused() {
+fn a_table_cut_off_is_refused_and_any_bit_flipped_is_seen() {
     let whole = packed(&some());
     assert!(kept(whole.clone()).is_some());
     for length in 0..whole.as_ref().len() {
         let cut = bytes::Bytes::copy_from_slice(&whole.as_ref()[..length]);
-        assert!(Table::open(cut, None, 7, &stat()).is_none(), "{length} bytes");
+        assert!(Table::open(cut, None, &source(7)).is_none(), "{length} bytes");
     }
+    let layout = begin(whole.as_ref()).expect("a table").layout;
+    let details = [layout.hash.values.bytes(), layout.moments.values.bytes()];
     for at in 0..whole.as_ref().len() {
         for bit in 0..8 {
             let mut bent = whole.clone();
             bent.bytes_mut()[at] ^= 1 << bit;
-            assert!(kept(bent).is_none(), "bit {bit} of byte {at}");
+            let table = kept(bent);
+            if at < layout.summed() {
+                assert!(table.is_none(), "bit {bit} of byte {at}");
+            } else {
+                let is_read = details.iter().any(|bytes| bytes.contains(&at));
+                assert_eq!(
+                    table.map(|table| is_whole(&table)),
+                    Some(!is_read),
+                    "bit {bit} of byte {at}"
+                );
+            }
         }
     }
 }
@@ -197,15 +237,18 @@ fn a_table_of_another_version_byte_order_or_state_of_the_part_is_refused() {
             ..stat()
         },
     ] {
-        assert!(Table::keep(whole.clone(), 7, &other).is_none(), "{other:?}");
+        let what = format!("{other:?}");
+        assert!(
+            Table::keep(whole.clone(), &of(7, other, None)).is_none(),
+            "{what}"
+        );
     }
 }
 
 #[test]
 fn a_table_that_contradicts_itself_is_refused_whatever_its_checksum_says() {
     let whole = packed(&some());
-    let (_, head) = begin(whole.as_ref()).expect("a table");
-    let layout = Layout::of(&head).expect("sections");
+    let Begun { head, layout, .. } = begin(whole.as_ref()).expect("a table");
     let refused = |what: &str, at: usize, bytes: &[u8]| {
         let mut bent = whole.clone();
         bent.bytes_mut()[at..at + bytes.len()].copy_from_slice(bytes);
@@ -279,7 +322,7 @@ fn a_part_of_more_rows_than_are_numbered_is_refused() {
     ));
     let head = Head {
         rows: 1 << 32,
-        ..begin(packed(&[]).as_ref()).expect("a table").1
+        ..begin(packed(&[]).as_ref()).expect("a table").head
     };
     assert!(Layout::of(&head).is_none());
 }
@@ -320,14 +363,15 @@ fn a_table_of_many_pieces_is_read_in_one_pass() {
     let dir = tempfile::tempdir().expect("a folder");
     let folder = Folder::of(dir.path());
     drop(folder.write("a", 7, whole.as_ref()).expect("written"));
-    let table = Table::find(&folder, "a", 7, &stat()).expect("a table");
+    let source = of(7, stat(), Some(folder.clone()));
+    let table = Table::find(&source).expect("a table");
     assert!(!table.is_kept() && (0..150_000).all(|row| table.meta(row as usize).op_index == row));
     table.release();
     assert_eq!(table.meta(99_999).seq, 199);
     let mut bent = whole.as_ref().to_vec();
-    *bent.last_mut().expect("bytes") ^= 1;
+    bent[table.layout.summed() - 1] ^= 1;
     drop(folder.write("a", 7, &bent).expect("written"));
-    assert!(Table::find(&folder, "a", 7, &stat()).is_none());
+    assert!(Table::find(&source).is_none());
     assert!(kept(buffer(&bent)).is_none());
     assert_eq!(
         table.meta(99_999).seq,

@@ -173,12 +173,13 @@ impl Packer {
         layout
             .hash_start
             .fill(table, each().map(|row| hash_start(&row.hash)));
-        layout.hash.fill(table, each().map(|row| row.hash));
-        layout.moments.fill(table, each().map(|row| row.moments));
         layout.odd.fill(table, odd().map(|(at, _)| at));
         layout.odd_counts.fill(table, odd().map(|(_, row)| row.odd));
-        let checksum = twox_hash::XxHash3_64::oneshot(&table[SUMMED..]);
-        let preamble = [MAGIC, VERSION, layout.length as u64, checksum];
+        layout.hash.fill(table, each().map(|row| row.hash));
+        layout.moments.fill(table, each().map(|row| row.moments));
+        let summed = layout.summed();
+        let checksum = twox_hash::XxHash3_64::oneshot(&table[SUMMED..summed]);
+        let preamble = [MAGIC, VERSION, layout.length as u64, summed as u64, checksum];
         layout.preamble.fill(table, std::iter::once(preamble));
         buffer
     }
