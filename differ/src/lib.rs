@@ -26,8 +26,8 @@
 //! #     recorder.finish()?;
 //! # }
 //!
-//! let left = StoredRecords::new(Run::open(traces.join("run=cpp"))?, &Filter::default())?;
-//! let right = StoredRecords::new(Run::open(traces.join("run=rust"))?, &Filter::default())?;
+//! let left = StoredRecords::new(Run::open(traces.join("run=cpp"))?, &Filter::default());
+//! let right = StoredRecords::new(Run::open(traces.join("run=rust"))?, &Filter::default());
 //! let (left, right) = (left.side(), right.side());
 //! let (graph, options) = (StageGraph::builtin(), Options::default());
 //! let report = FirstReport::of(&compare(&left, &right, &graph, &options, &|_, _| ())?);

@@ -316,15 +316,12 @@ pub struct StoredRecords {
 
 impl StoredRecords {
     /// Reads the metadata of the records that `filter` takes.
-    ///
-    /// # Errors
-    /// [`StoreError`] where the run cannot be read.
-    pub fn new(run: Run, filter: &Filter) -> Result<Self, StoreError> {
-        let mut rows = run.rows()?;
+    pub fn new(run: Run, filter: &Filter) -> Self {
+        let mut rows = run.rows();
         if *filter != Filter::default() {
             rows.retain(|meta| filter.takes(meta));
         }
-        Ok(Self { run, rows })
+        Self { run, rows }
     }
 
     /// The run.

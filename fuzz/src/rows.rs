@@ -11,8 +11,8 @@ const PART: &[u8] = include_bytes!("../seeds/part/plain");
 const MANIFEST: &str = r#"{"format_version": 1, "run": "golden", "state": "failed", "created_unix_ms": 1,
     "owner": {"pid": 4294967295}, "writer": {"name": "w", "version": "1"}, "engine": {"name": "e"}, "values": "full"}"#;
 
-/// Writes the run whose table is tried into a database, opens it, and says where its table is.
-pub fn run(database: &Path) -> (Run, PathBuf) {
+/// Writes the run whose table is tried into a database, and says where it is, and its table when it is opened.
+pub fn run(database: &Path) -> (PathBuf, PathBuf) {
     let run = database.join("run=golden");
     std::fs::create_dir(&run).expect("a folder");
     std::fs::write(run.join("run.json"), MANIFEST).expect("written");
@@ -21,15 +21,16 @@ pub fn run(database: &Path) -> (Run, PathBuf) {
     let file = std::fs::File::options().write(true).open(&part).expect("a file");
     let then = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
     file.set_modified(then).expect("a time");
-    let run = Run::open(&run).expect("a run");
-    (run, database.join("_index/run=golden/part-00000.rows"))
+    let table = database.join("_index/run=golden/part-00000.rows");
+    std::fs::create_dir_all(table.parent().expect("a folder")).expect("a folder");
+    (run, table)
 }
 
 /// Bytes are a table of which every row can be read, or the part is read in its place: as they are, and with length and
 /// checksum put right, so that what comes after these is reached.
 pub fn check(data: &[u8]) {
     thread_local! {
-        static TRIED: (tempfile::TempDir, (Run, PathBuf)) = {
+        static TRIED: (tempfile::TempDir, (PathBuf, PathBuf)) = {
             let dir = tempfile::tempdir().expect("a folder");
             let run = run(dir.path());
             (dir, run)
@@ -57,11 +58,12 @@ pub fn put_right(table: &mut [u8]) {
     }
 }
 
-fn read(run: &Run, table: &Path, data: &[u8]) {
+fn read(run: &Path, table: &Path, data: &[u8]) {
     // Not in place of its bytes, which may be mapped.
     let _ = std::fs::remove_file(table);
     std::fs::write(table, data).expect("written");
-    let mut rows = run.rows().expect("the part can be read");
+    let run = &Run::open(run).expect("the part can be read");
+    let mut rows = run.rows();
     touch(run, &rows);
     let mut row = 0;
     rows.retain(|_| {

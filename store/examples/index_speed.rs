@@ -49,12 +49,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     drop(db);
     timed("open it again, unchanged", || Database::open(dir.path()))?;
     let run = timed("open the run", || Run::open(dir.path().join("run=a")))?;
-    let rows = timed("take all rows", || run.records(&Filter::default()))?;
+    let rows = timed("take all rows", || run.records(&Filter::default()));
     let one = Filter {
         seq: Some(3..=3),
         ..Filter::default()
     };
-    let some = timed("take the rows of one token", || run.records(&one))?;
+    let some = timed("take the rows of one token", || run.records(&one));
     println!("{} rows of {}", some.len(), rows.len());
     let sum = timed("sum every value", || -> Result<f64, Box<dyn Error>> {
         let mut sum = 0.0;

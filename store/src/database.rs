@@ -1,6 +1,7 @@
 use crate::index::{self, Index, Place};
 use crate::records::unsigned;
-use crate::update::{self, Scope};
+use crate::table::Folder;
+use crate::update;
 use crate::{Completeness, Reason, Run, StoreError, run, scan};
 use bitnet_trace_schema::{Engine, Observation, RunState, run_dir};
 use rusqlite::Connection;
@@ -82,9 +83,9 @@ impl Database {
             }
         }
         let (index, (outcomes, rows)) = index::with(place, |sql, tables| {
-            let outcomes = update::update(sql, tables, &files, Scope::Database)?;
+            let outcomes = update::update(sql, tables, &files)?;
             tables.inspect(|tables| tables.keep(&names));
-            Ok(Ok((outcomes, row_counts(sql)?)))
+            Ok((outcomes, row_counts(sql)?))
         })?;
         errors.extend(
             outcomes
@@ -157,7 +158,7 @@ impl Database {
                 },
             });
         };
-        Run::open_in(self.index.place.clone(), &run.path, name)
+        Run::open_in(Some(Folder::of(&self.path)), &run.path, name)
     }
 
     /// The run that was created last.

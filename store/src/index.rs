@@ -46,14 +46,12 @@ impl Place {
     pub(crate) fn tables(&self) -> Option<Folder> {
         Some(Folder::of(self.file()?.parent()?))
     }
+}
 
-    pub(crate) fn error(&self, source: rusqlite::Error) -> StoreError {
-        let path = match self {
-            Self::File(path) => path.display().to_string(),
-            Self::Memory => "in memory".into(),
-        };
-        StoreError::Index { path, source }
-    }
+/// SQLite's error, where no file is at fault.
+pub(crate) fn error(source: rusqlite::Error) -> StoreError {
+    let path = "in memory".into();
+    StoreError::Index { path, source }
 }
 
 /// An open index.
@@ -63,32 +61,34 @@ pub(crate) struct Index {
     pub(crate) place: Place,
 }
 
-/// What is done with an index: it is brought up to date, from nothing if need be. A [`StoreError`] is final.
-type Work<T> = rusqlite::Result<Result<T, StoreError>>;
-
-/// Runs `work` on the index at `place`: in its file, and if no file will do, on an index in memory.
+/// Runs `work`, which brings an index up to date, from nothing if need be, on the one at `place`: in its file, and if no
+/// file will do, on an index in memory.
 ///
 /// `work` is told where row tables are kept.
 pub(crate) fn with<T>(
     place: Place,
-    mut work: impl FnMut(&mut Connection, Option<&Folder>) -> Work<T>,
+    mut work: impl FnMut(&mut Connection, Option<&Folder>) -> rusqlite::Result<T>,
 ) -> Result<(Index, T), StoreError> {
     let tables = place.tables();
-    if let Some(done) = in_file(&place, |sql| work(sql, tables.as_ref())) {
-        return done.map(|(sql, value)| (Index { sql, place }, value));
+    if let Some((sql, value)) = in_file(&place, |sql| work(sql, tables.as_ref())) {
+        return Ok((Index { sql, place }, value));
     }
     let place = Place::Memory;
-    let mut sql = open(&place).map_err(|e| place.error(e))?;
-    let value = work(&mut sql, None).map_err(|e| place.error(e))??;
-    end_reading(&sql).map_err(|e| place.error(e))?;
+    let mut in_memory = || {
+        let mut sql = open(&place)?;
+        let value = work(&mut sql, None)?;
+        end_reading(&sql)?;
+        Ok((sql, value))
+    };
+    let (sql, value) = in_memory().map_err(error)?;
     Ok((Index { sql, place }, value))
 }
 
 /// Runs `work` on the file as it is, or if that fails because it is damaged, on a new one; none where no file will do.
-pub(crate) fn in_file<T>(
+fn in_file<T>(
     place: &Place,
-    mut work: impl FnMut(&mut Connection) -> Work<T>,
-) -> Option<Result<(Connection, T), StoreError>> {
+    mut work: impl FnMut(&mut Connection) -> rusqlite::Result<T>,
+) -> Option<(Connection, T)> {
     let path = place.file()?;
     // A link would make us write wherever it points.
     if path.is_symlink() {
@@ -96,13 +96,13 @@ pub(crate) fn in_file<T>(
     }
     let mut attempt = || {
         let mut sql = open(place)?;
-        let result = work(&mut sql)?;
+        let value = work(&mut sql)?;
         end_reading(&sql)?;
-        Ok((sql, result))
+        Ok((sql, value))
     };
     for _ in 0..2 {
         match attempt() {
-            Ok((sql, result)) => return Some(result.map(|value| (sql, value))),
+            Ok(done) => return Some(done),
             Err(error) if is_damage(&error) => remove(path),
             Err(_) => return None,
         }

@@ -1,11 +1,11 @@
 //! Opens runs, indexes them in SQLite and hands out their tensors where they lie.
 //!
-//! A *run* is a directory of Parquet parts and a manifest; a *database* is a folder of runs. [`Run::open`]
-//! and [`Database::open`] compare the files with `index.sqlite` beside the runs and read what is new or
-//! changed, so that the index is up to date afterwards. The index is a cache: it may be deleted at any
-//! time, is replaced when it is damaged or of another version, and is kept in memory where the folder
-//! cannot be written. So are the *row tables* beside it, which [`Run::rows`] maps: the records' scalar
-//! columns, in causal order. [`Run::records`] copies those of a position, layer, stage or request;
+//! A *run* is a directory of Parquet parts and a manifest; a *database* is a folder of runs. [`Database::open`]
+//! compares the files with `index.sqlite` beside the runs and reads what is new or changed, so that the
+//! index is up to date afterwards. The index is a cache: it may be deleted at any time, is replaced when
+//! it is damaged or of another version, and is kept in memory where the folder cannot be written. So are
+//! the *row tables* beside it, all that [`Run::open`] looks at: the records' scalar columns, in causal
+//! order, which [`Run::rows`] reads where they are mapped. [`Run::records`] copies those of a position, layer, stage or request;
 //! [`Run::tensor`] borrows a row's values from the mapped part, at the byte offset that its table holds.
 //! [`export`] takes records out, as `.npy` or `.trace` files. [`Database::sql`] is for questions of your own.
 //! [`Run::completeness`] tells whether something is missing. Nothing that a file says is believed: whatever
@@ -26,7 +26,7 @@
 //! }
 //! let run = database.newest()?; // or Run::open("traces/run=rust")
 //! let norms = Filter { seq: Some(3..=3), stage: Some("*_norm".into()), ..Filter::default() };
-//! for row in run.records(&norms)? {
+//! for row in run.records(&norms) {
 //!     let tensor = run.tensor(&row)?;
 //!     let values = tensor.values().unwrap_or_default(); // no copy: a slice of the mapped file
 //!     assert_eq!((row.meta.stage.as_str(), values), ("attn_norm", &[3.0, 4.0][..]));

@@ -1,11 +1,9 @@
-use crate::index::{self, Place};
 use crate::part::{Part, PartMap};
-use crate::scan::{self, PartStat, RunFiles};
+use crate::scan::{self, RunFiles};
 use crate::table::{Folder, Source, Table};
-use crate::update::{self, Scope};
-use crate::{At, Completeness, Database, Filter, Reason, Row, Rows, StoreError, TensorRef, records, tensor};
+use crate::update::check_rows;
+use crate::{At, Completeness, Database, Filter, Reason, Row, Rows, StoreError, TensorRef, tensor};
 use bitnet_trace_schema::{Manifest, RunState, run_dir};
-use rusqlite::Connection;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -28,11 +26,11 @@ pub struct Run {
 #[derive(Debug)]
 struct OpenPart {
     source: Arc<Source>,
+    /// Its rows.
+    table: Arc<Table>,
     map: OnceLock<PartMap>,
     /// Its footer, read when original bytes are first asked for.
     part: OnceLock<Part>,
-    /// Its rows, where their table is kept in memory.
-    table: OnceLock<Arc<Table>>,
 }
 
 /// Where the values of some records of a [`Run`] lie in its parts.
@@ -95,8 +93,8 @@ impl Located<'_> {
 impl Run {
     /// Opens a run's directory (`…/run=NAME`), or the newest run of a database: [`Run::name`] tells which.
     ///
-    /// A run of a database uses the database's index, and brings only its own rows up to date. A run's
-    /// directory of another name (a copy somewhere) is read without one.
+    /// A run of a database uses the database's row tables, and makes those of its own parts that are not there; its index
+    /// is left to [`Database::open`]. A run's directory of another name (a copy somewhere) is read without tables.
     ///
     /// # Errors
     /// [`StoreError`] if the path is neither, or if the run cannot be read.
@@ -115,16 +113,16 @@ impl Run {
             .and_then(|n| n.to_str())
             .and_then(run_dir::run_of_dir);
         if let (Some(name), Some(database)) = (name, path.parent()) {
-            return Self::open_in(Place::in_database(database), given, name);
+            return Self::open_in(Some(Folder::of(database)), given, name);
         }
         if path.join(run_dir::MANIFEST).exists() {
             let (manifest, _) = scan::manifest(given)?;
-            return Self::open_in(Place::Memory, given, &manifest.run);
+            return Self::open_in(None, given, &manifest.run);
         }
         Self::open_newest(given)
     }
 
-    /// The newest run of a folder. Its siblings are not indexed, so that none of them can stand in its way.
+    /// The newest run of a folder. Its siblings are not read, so that none of them can stand in its way.
     fn open_newest(dir: &Path) -> Result<Self, StoreError> {
         let age = |name: &String| {
             (
@@ -135,54 +133,38 @@ impl Run {
         let Some(name) = scan::run_names(dir)?.into_iter().max_by_key(age) else {
             return Err(Database::no_runs(dir));
         };
-        Self::open_in(
-            Place::in_database(dir),
-            &dir.join(run_dir::dir_name(&name)),
-            &name,
-        )
+        let path = dir.join(run_dir::dir_name(&name));
+        Self::open_in(Some(Folder::of(dir)), &path, &name)
     }
 
-    /// Opens the run `name` in the directory `path`, indexed at `place`.
-    pub(crate) fn open_in(place: Place, path: &Path, name: &str) -> Result<Self, StoreError> {
+    /// Opens the run `name` in the directory `path`, with row tables in `folder`.
+    pub(crate) fn open_in(folder: Option<Folder>, path: &Path, name: &str) -> Result<Self, StoreError> {
         let files = scan::run(path, name)?;
-        let tables = place.tables();
-        let indexed = index::in_file(&place, |sql| index_run(sql, tables.as_ref(), &files)).transpose()?;
-        let folder = tables.filter(|_| indexed.is_some());
-        let source = |(&number, stat): (&u32, &PartStat)| {
-            let source = Source {
+        let (mut parts, mut rows) = (BTreeMap::new(), 0);
+        for (&number, stat) in &files.parts {
+            let part = OpenPart::open(Source {
                 name: files.name.clone(),
                 dir: files.path.clone(),
                 run: files.manifest.run.clone(),
                 number,
                 stat: stat.clone(),
                 folder: folder.clone(),
-            };
-            (number, OpenPart::new(source))
-        };
-        let mut run = Self {
-            completeness: Completeness::Complete,
-            name: files.name.clone(),
-            path: files.path.clone(),
-            manifest: files.manifest.clone(),
-            parts: files.parts.iter().map(source).collect(),
-        };
-        let rows = match indexed {
-            Some((_, rows)) => rows,
-            None => run.rows_in_memory(&files)?,
-        };
-        run.completeness = completeness(&files, rows);
-        Ok(run)
-    }
-
-    /// Reads the rows of every part, and counts them.
-    fn rows_in_memory(&self, files: &RunFiles) -> Result<u64, StoreError> {
-        let mut rows = 0;
-        for open in self.parts.values() {
-            let found = Self::table(open)?.len() as u64;
-            update::check_rows(files, &open.source.stat, found)?;
+            })?;
+            let found = part.table.len() as u64;
+            check_rows(&files, stat, found)?;
             rows += found;
+            if files.parts.len() > 1 {
+                part.table.release();
+            }
+            parts.insert(number, part);
         }
-        Ok(rows)
+        Ok(Self {
+            completeness: completeness(&files, rows),
+            name: files.name,
+            path: files.path,
+            manifest: files.manifest,
+            parts,
+        })
     }
 
     /// The run's name: that of its directory.
@@ -207,49 +189,15 @@ impl Run {
 
     /// The records that `filter` takes, ordered by request, seq, op_index, pass and occurrence, as copies:
     /// [`Run::rows`] takes less room.
-    ///
-    /// # Errors
-    /// [`StoreError::Changed`] if parts were replaced since the run was opened, or what else is wrong with them, where their
-    /// rows have to be read again.
-    pub fn records(&self, filter: &Filter) -> Result<Vec<Row>, StoreError> {
-        let rows = self.rows()?;
+    pub fn records(&self, filter: &Filter) -> Vec<Row> {
+        let rows = self.rows();
         let taken = (0..rows.len()).filter(|&row| filter.takes(rows.meta(row)));
-        Ok(taken.map(|row| Row::of(&rows, row)).collect())
+        taken.map(|row| Row::of(&rows, row)).collect()
     }
 
     /// All records, ordered by request, seq, op_index, pass and occurrence.
-    ///
-    /// # Errors
-    /// As [`Run::records`].
-    pub fn rows(&self) -> Result<Rows, StoreError> {
-        let mut tables = Vec::with_capacity(self.parts.len());
-        for open in self.parts.values() {
-            let table = Self::table(open)?;
-            if self.parts.len() > 1 {
-                table.release();
-            }
-            tables.push(table);
-        }
-        Ok(Rows::new(tables))
-    }
-
-    /// The rows of a part. A table that is missing or spoiled is made again.
-    fn table(open: &OpenPart) -> Result<Arc<Table>, StoreError> {
-        if let Some(table) = open.table.get() {
-            return Ok(Arc::clone(table));
-        }
-        if let Some(table) = Table::find(&open.source) {
-            return Ok(Arc::new(table));
-        }
-        let table = Arc::new(Table::make(open.part()?, &open.source)?);
-        // The part was read for this alone.
-        if let Some(map) = open.map.get() {
-            map.release(0..map.bytes.len());
-        }
-        if table.is_kept() {
-            return Ok(Arc::clone(open.table.get_or_init(|| table)));
-        }
-        Ok(table)
+    pub fn rows(&self) -> Rows {
+        Rows::new(self.parts.values().map(|part| Arc::clone(&part.table)).collect())
     }
 
     /// The elements of a record of this run.
@@ -350,13 +298,19 @@ impl Run {
 const MOST_BETWEEN: usize = 64 << 10;
 
 impl OpenPart {
-    fn new(source: Source) -> Self {
-        Self {
-            source: Arc::new(source),
+    /// Opens the part's table; makes it, where it is missing or spoiled.
+    fn open(source: Source) -> Result<Self, StoreError> {
+        let source = Arc::new(source);
+        let table = match Table::find(&source) {
+            Some(table) => table,
+            None => Table::make(&source)?,
+        };
+        Ok(Self {
+            source,
+            table: Arc::new(table),
             map: OnceLock::new(),
             part: OnceLock::new(),
-            table: OnceLock::new(),
-        }
+        })
     }
 
     fn part(&self) -> Result<&Part, StoreError> {
@@ -374,24 +328,6 @@ impl OpenPart {
         let map = self.source.map()?;
         Ok(self.map.get_or_init(|| map))
     }
-}
-
-/// Brings an index up to date for one run, and counts its records.
-fn index_run(
-    sql: &mut Connection,
-    tables: Option<&Folder>,
-    files: &RunFiles,
-) -> rusqlite::Result<Result<u64, StoreError>> {
-    let outcomes = update::update(sql, tables, std::slice::from_ref(files), Scope::Runs)?;
-    if let Some(error) = outcomes.into_values().find_map(Result::err) {
-        return Ok(Err(error));
-    }
-    let rows = sql.query_row(
-        "SELECT coalesce(sum(rows), 0) FROM parts JOIN runs ON runs.id = run_id WHERE name = ?",
-        [&files.name],
-        |r| records::unsigned(r, 0),
-    )?;
-    Ok(Ok(rows))
 }
 
 /// Completeness of a run whose parts hold `rows` records.

@@ -9,19 +9,11 @@ use bitnet_trace_schema::{RecordMeta, run_dir};
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// How many runs an index is to hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Scope {
-    /// These, and no others.
-    Database,
-    /// These, whatever else it holds.
-    Runs,
-}
-
 /// What became of each run, by name.
 pub(crate) type Outcomes = BTreeMap<String, Result<(), StoreError>>;
 
-/// Reads what is new or changed in `runs` into the index, in one transaction, and none where nothing is.
+/// Reads what is new or changed in `runs` into the index, in one transaction, and none where nothing is; what is not of
+/// these runs is forgotten.
 ///
 /// A run with a part that cannot be read is taken out of the index, and its error is its outcome. Row tables of what is
 /// read are written into `tables`, and those of what is forgotten are removed.
@@ -29,22 +21,19 @@ pub(crate) fn update(
     sql: &mut Connection,
     tables: Option<&Folder>,
     runs: &[RunFiles],
-    scope: Scope,
 ) -> rusqlite::Result<Outcomes> {
     let mut outcomes: Outcomes = runs.iter().map(|r| (r.name.clone(), Ok(()))).collect();
-    if is_current(sql, runs, scope)? {
+    if is_current(sql, runs)? {
         return Ok(outcomes);
     }
     index::end_reading(sql)?;
     // Another process may have done the work while this one waited for the lock: each run is looked at
     // again inside.
     let mut transaction = sql.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    if scope == Scope::Database {
-        for name in indexed(&transaction)? {
-            if !outcomes.contains_key(&name) {
-                transaction.execute("DELETE FROM runs WHERE name = ?", [&name])?;
-                tables.inspect(|tables| tables.forget_run(&name));
-            }
+    for name in indexed(&transaction)? {
+        if !outcomes.contains_key(&name) {
+            transaction.execute("DELETE FROM runs WHERE name = ?", [&name])?;
+            tables.inspect(|tables| tables.forget_run(&name));
         }
     }
     for run in runs {
@@ -67,9 +56,9 @@ pub(crate) fn update(
     Ok(outcomes)
 }
 
-fn is_current(sql: &Connection, runs: &[RunFiles], scope: Scope) -> rusqlite::Result<bool> {
+fn is_current(sql: &Connection, runs: &[RunFiles]) -> rusqlite::Result<bool> {
     let names: BTreeSet<&str> = runs.iter().map(|r| r.name.as_str()).collect();
-    if scope == Scope::Database && !indexed(sql)?.iter().all(|name| names.contains(name.as_str())) {
+    if !indexed(sql)?.iter().all(|name| names.contains(name.as_str())) {
         return Ok(false);
     }
     for run in runs {
@@ -152,17 +141,9 @@ fn parts(sql: &Connection, run_id: i64) -> rusqlite::Result<Vec<KnownPart>> {
     rows.collect()
 }
 
-/// SQLite's errors on their way through functions that return ours; [`update`] takes them out again.
-fn sql_error(source: rusqlite::Error) -> StoreError {
-    StoreError::Index {
-        path: String::new(),
-        source,
-    }
-}
-
 fn read_run(sql: &Connection, tables: Option<&Folder>, run: &RunFiles) -> Result<(), StoreError> {
-    let known = known(sql, run).map_err(sql_error)?;
-    let run_id = write_run(sql, run, known.as_ref().map(|k| k.id)).map_err(sql_error)?;
+    let known = known(sql, run).map_err(index::error)?;
+    let run_id = write_run(sql, run, known.as_ref().map(|k| k.id)).map_err(index::error)?;
     let mut old: Vec<KnownPart> = known.map(|k| k.parts).unwrap_or_default();
     // What is left in `old` in the end is gone or changed.
     let mut new = Vec::new();
@@ -174,7 +155,7 @@ fn read_run(sql: &Connection, tables: Option<&Folder>, run: &RunFiles) -> Result
     }
     for part in old {
         sql.execute("DELETE FROM parts WHERE id = ?", [part.id])
-            .map_err(sql_error)?;
+            .map_err(index::error)?;
         // What an index says is a name is not believed.
         if let (Some(tables), Some(number)) = (tables, run_dir::part_index(&part.file)) {
             tables.forget_part(&run.name, number);
@@ -241,7 +222,7 @@ fn read_part(
             values,
             |r| r.get(0),
         )
-        .map_err(sql_error)?;
+        .map_err(index::error)?;
     let mut statement = sql
         .prepare_cached(
             "INSERT INTO records (run_id, part_id, part_row, values_offset, values_count, raw_bytes,
@@ -249,7 +230,7 @@ fn read_part(
                  blake3, rms, mean, min, max, abs_max, nan_count, inf_count)
              VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         )
-        .map_err(sql_error)?;
+        .map_err(index::error)?;
     let mut packer = Packer::new(part.rows(), &path)?;
     part.for_each_row(|row, meta, place| {
         if tables.is_some() {
@@ -285,7 +266,7 @@ fn read_part(
                 signed(stats.nan_count),
                 signed(stats.inf_count),
             ])
-            .map_err(sql_error)?;
+            .map_err(index::error)?;
         Ok(())
     })?;
     if let Some(tables) = tables {

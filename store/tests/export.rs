@@ -23,7 +23,7 @@ fn parts(path: &Path) -> (String, Vec<u8>) {
 
 fn opened(dir: &Path, records: &[Record]) -> (Run, Vec<Row>) {
     let run = Run::open(write(dir, "a", records)).unwrap();
-    let rows = run.records(&Filter::default()).unwrap();
+    let rows = run.records(&Filter::default());
     (run, rows)
 }
 

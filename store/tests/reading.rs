@@ -20,7 +20,7 @@ fn every_record_comes_back_as_it_was_written() {
     let run = Run::open(write(db.path(), "a", &written)).unwrap();
     assert_eq!(run.name(), "a");
     assert!(run.completeness().is_complete());
-    let rows = run.records(&all()).unwrap();
+    let rows = run.records(&all());
     assert_eq!(rows.len(), written.len());
     for row in &rows {
         let source = &written[row.part_row as usize];
@@ -41,7 +41,7 @@ fn equal_stages_are_one_copy_and_thousands_of_names_keep_their_own() {
         })
         .collect();
     let rows = Run::open(write(db.path(), "a", &written)).unwrap();
-    let rows = rows.records(&all()).unwrap();
+    let rows = rows.records(&all());
     assert_eq!(rows.len(), written.len());
     for (row, source) in rows.iter().zip(&written) {
         assert_eq!(row.meta, source.meta);
@@ -63,7 +63,6 @@ fn records_are_in_causal_order_request_by_request() {
     let run = Run::open(write(db.path(), "a", &written)).unwrap();
     let keys: Vec<_> = run
         .records(&all())
-        .unwrap()
         .into_iter()
         .map(|r| {
             (
@@ -85,7 +84,7 @@ fn a_filter_takes_ranges_and_patterns() {
     let mut written = records();
     written.push(record(99, 5, 1, "odd[a]stage", &[1.0]));
     let run = Run::open(write(db.path(), "a", &written)).unwrap();
-    let count = |f: Filter| run.records(&f).unwrap().len();
+    let count = |f: Filter| run.records(&f).len();
     assert_eq!(
         count(Filter {
             seq: Some(1..=1),
@@ -169,7 +168,7 @@ fn tensors_are_found_in_every_page_row_group_and_part() {
         })
         .collect();
     let run = Run::open(write_parts(db.path(), "a", &parts)).unwrap();
-    let rows = run.records(&all()).unwrap();
+    let rows = run.records(&all());
     assert_eq!(rows.len(), 300);
     for (row, source) in rows.iter().zip(&written) {
         assert_eq!(run.tensor(row).unwrap().values(), source.values.as_deref());
@@ -187,7 +186,7 @@ fn compressed_scalars_are_read_beside_plain_values() {
         .set_column_compression(values_path(), Compression::UNCOMPRESSED);
     let bytes = file(&batch(&written), properties);
     let run = Run::open(write_parts(db.path(), "a", &[(written.len(), bytes)])).unwrap();
-    let rows = run.records(&all()).unwrap();
+    let rows = run.records(&all());
     let row = rows.iter().find(|r| r.meta.stage == "logits").unwrap();
     assert_eq!(
         run.tensor(row).unwrap().values(),
@@ -201,7 +200,7 @@ fn a_run_of_statistics_only_has_no_values() {
     let mut written = records();
     written.iter_mut().for_each(|r| r.values = None);
     let run = Run::open(write(db.path(), "a", &written)).unwrap();
-    for row in run.records(&all()).unwrap() {
+    for row in run.records(&all()) {
         let tensor = run.tensor(&row).unwrap();
         assert!(!row.has_elements());
         assert!(tensor.values().is_none() && tensor.raw().is_none());
@@ -220,7 +219,6 @@ fn an_empty_tensor_has_values_and_none_of_them() {
     let run = Run::open(write(db.path(), "a", &written)).unwrap();
     let lengths: Vec<_> = run
         .records(&all())
-        .unwrap()
         .iter()
         .map(|r| run.tensor(r).unwrap().values().unwrap().len())
         .collect();
@@ -241,7 +239,7 @@ fn packed_dtypes_come_back_as_their_bytes_and_as_what_they_are_worth() {
     let worth = [[1.0f32; 32], [-1.0; 32]].concat();
     let written = [packed(0, None), packed(1, Some(worth.clone()))];
     let run = Run::open(write(db.path(), "a", &written)).unwrap();
-    for row in run.records(&all()).unwrap() {
+    for row in run.records(&all()) {
         let tensor = run.tensor(&row).unwrap();
         assert_eq!((tensor.dtype(), row.meta.num_elements), (DType::Q8_0, 64));
         assert_eq!(tensor.raw(), Some(&[block(2), block(254)].concat()[..]));
@@ -289,7 +287,7 @@ fn dtypes_that_f32_does_not_hold_come_back_as_their_bytes() {
     ];
     let small = properties("a").set_max_row_group_row_count(Some(2));
     let run = Run::open(write_parts(db.path(), "a", &[(4, file(&batch(&written), small))])).unwrap();
-    let rows = run.records(&all()).unwrap();
+    let rows = run.records(&all());
     let tensors: Vec<_> = rows.iter().map(|r| run.tensor(r).unwrap()).collect();
     assert_eq!(tensors[0].raw(), Some(&doubles[..]));
     assert_eq!(tensors[0].to_f64(), Some(vec![0.1, -1e300]));
@@ -307,7 +305,7 @@ fn not_a_number_and_missing_moments_survive() {
     let db = temp();
     let odd = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
     let run = Run::open(write(db.path(), "a", &[record(0, 0, 0, "x", &odd)])).unwrap();
-    let row = &run.records(&all()).unwrap()[0];
+    let row = &run.records(&all())[0];
     assert_eq!(
         row.meta.stats,
         Stats {
@@ -325,7 +323,7 @@ fn not_a_number_and_missing_moments_survive() {
 fn a_tensor_outlives_its_run_and_crosses_threads() {
     let db = temp();
     let run = Run::open(write(db.path(), "a", &records())).unwrap();
-    let rows = run.records(&all()).unwrap();
+    let rows = run.records(&all());
     std::thread::scope(|s| {
         for _ in 0..2 {
             s.spawn(|| {
@@ -347,7 +345,7 @@ fn a_row_of_another_run_is_refused() {
     write(db.path(), "short", &records());
     let db = Database::open(db.path()).unwrap();
     let (long, short) = (db.run("long").unwrap(), db.run("short").unwrap());
-    let row = &long.records(&all()).unwrap()[0];
+    let row = &long.records(&all())[0];
     assert!(matches!(short.tensor(row), Err(StoreError::ForeignRow { .. })));
     let mut bent = row.clone();
     bent.values_count = Some(u64::MAX / 4);

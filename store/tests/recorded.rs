@@ -41,7 +41,7 @@ fn a_recorded_run_is_complete_and_reads_back_in_place() {
     assert_eq!((run.name(), run.manifest().state), ("rust", RunState::Complete));
     assert!(run.completeness().is_complete(), "{:?}", run.completeness());
     assert_eq!(run.manifest().sequences[0].ids, [Some(7), Some(8), Some(9)]);
-    let rows = run.records(&Filter::default()).unwrap();
+    let rows = run.records(&Filter::default());
     assert_eq!(rows.len(), 12);
     for row in &rows {
         let tensor = run.tensor(row).unwrap();
@@ -83,7 +83,7 @@ fn parts_row_groups_and_pages_of_a_recorded_run_are_all_found() {
     rec.finish().unwrap();
     let run = Run::open(dir.path()).unwrap();
     assert!(run.manifest().parts.len() > 1);
-    let rows = run.records(&Filter::default()).unwrap();
+    let rows = run.records(&Filter::default());
     assert_eq!(rows.len(), 40);
     for (seq, row) in rows.iter().enumerate() {
         assert_eq!(
@@ -104,7 +104,7 @@ fn a_recorded_run_of_statistics_has_no_values() {
     record(&rec);
     rec.finish().unwrap();
     let run = Run::open(dir.path()).unwrap();
-    let rows = run.records(&Filter::default()).unwrap();
+    let rows = run.records(&Filter::default());
     assert_eq!(rows.len(), 12);
     assert!(
         rows.iter()
@@ -128,7 +128,7 @@ fn every_recorded_dtype_comes_back_with_its_elements() {
     rec.record(tap(), &Slice::new(&[1u8, 2], &[2]));
     rec.finish().unwrap();
     let run = Run::open(dir.path()).unwrap();
-    let rows = run.records(&Filter::default()).unwrap();
+    let rows = run.records(&Filter::default());
     let found: Vec<_> = rows
         .iter()
         .map(|r| (r.meta.dtype, run.tensor(r).unwrap().to_f64().unwrap()))

@@ -4,7 +4,7 @@
 mod support;
 
 use bitnet_trace_schema::RunState;
-use bitnet_trace_store::{Database, Filter, Row, Run, StoreError};
+use bitnet_trace_store::{Database, Filter, Row, Run};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -19,11 +19,7 @@ fn table(dir: &Path, run: &str) -> PathBuf {
 }
 
 fn rows(dir: &Path, run: &str) -> Vec<Row> {
-    Run::open(dir.join(format!("run={run}")))
-        .unwrap()
-        .rows()
-        .unwrap()
-        .to_vec()
+    Run::open(dir.join(format!("run={run}"))).unwrap().rows().to_vec()
 }
 
 /// A run of 16 records, its table as it was made, and its rows.
@@ -85,8 +81,62 @@ fn a_table_that_is_read_is_the_one_that_lies_there() {
     file.set_modified(times).unwrap();
     assert_eq!(rows(dir.path(), "a"), read);
     std::fs::remove_file(table(dir.path(), "a")).unwrap();
+    assert!(
+        Run::open(dir.path().join("run=a")).is_err(),
+        "the part cannot be read"
+    );
+}
+
+/// Bytes of a table that are hashes and moments: they are checked when they are asked for.
+fn details(table: &[u8]) -> std::ops::Range<usize> {
+    let start = table[24..32].try_into().map(u64::from_ne_bytes).unwrap();
+    start as usize..table.len()
+}
+
+#[test]
+fn spoiled_hashes_and_moments_are_read_from_the_part_and_their_table_is_made_again() {
+    let (dir, bytes, read) = one_run();
+    let path = table(dir.path(), "a");
+    let details = details(&bytes);
+    assert_eq!(details.len(), 16 * (32 + 40));
+    for at in [details.start, details.start + 16 * 32 + 8, details.end - 1] {
+        let mut bent = bytes.clone();
+        bent[at] ^= 0x10;
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, &bent).unwrap();
+        let run = Run::open(dir.path().join("run=a")).unwrap();
+        let rows = run.rows();
+        let orders: Vec<i64> = rows.iter().map(|meta| meta.op_index).collect();
+        assert_eq!(orders.len(), 16);
+        assert!(std::fs::read(&path).unwrap() == bent, "nobody asked for them");
+        std::thread::scope(|s| {
+            for _ in 0..4 {
+                s.spawn(|| assert_eq!(rows.to_vec(), read));
+            }
+        });
+        assert!(std::fs::read(&path).unwrap() == bytes, "byte {at}");
+    }
+}
+
+#[test]
+fn spoiled_hashes_and_moments_of_a_part_that_is_gone_are_not_told() {
+    let (dir, bytes, read) = one_run();
+    let path = table(dir.path(), "a");
+    let mut bent = bytes.clone();
+    bent[details(&bytes)].fill(0);
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, &bent).unwrap();
     let run = Run::open(dir.path().join("run=a")).unwrap();
-    assert!(run.rows().is_err(), "the part cannot be read");
+    std::fs::remove_file(dir.path().join("run=a/part-00000.parquet")).unwrap();
+    let expected: Vec<Row> = (read.iter().cloned())
+        .map(|mut row| {
+            row.meta.blake3.clear();
+            let stats = &mut row.meta.stats;
+            [stats.rms, stats.mean, stats.min, stats.max, stats.abs_max] = [None; 5];
+            row
+        })
+        .collect();
+    assert_eq!(run.rows().to_vec(), expected);
 }
 
 #[test]
@@ -111,11 +161,10 @@ fn a_missing_table_is_made_again() {
 fn a_table_that_is_cut_off_or_spoiled_is_made_again() {
     let (dir, bytes, read) = one_run();
     let path = table(dir.path(), "a");
-    let run = Run::open(dir.path().join("run=a")).unwrap();
     let check = |spoiled: &[u8], what: &str| {
         std::fs::remove_file(&path).unwrap();
         std::fs::write(&path, spoiled).unwrap();
-        assert_eq!(run.rows().unwrap().to_vec(), read, "{what}");
+        assert_eq!(rows(dir.path(), "a"), read, "{what}");
         assert_eq!(std::fs::read(&path).unwrap(), bytes, "{what}");
     };
     for length in (0..bytes.len()).step_by(13) {
@@ -148,19 +197,18 @@ fn a_table_of_another_part_is_not_used() {
 
 #[test]
 fn the_table_of_a_part_that_changed_is_made_again() {
-    let (dir, old, _) = one_run();
+    let (dir, old, read) = one_run();
     let open = Run::open(dir.path().join("run=a")).unwrap();
     let mut changed = records();
     changed[3].meta.stage = "renamed".into();
     write(dir.path(), "a", &changed);
-    // Who opened the run before sees it as it was while its table lasts, and is told so afterwards.
-    assert_eq!(open.rows().unwrap().len(), 16);
+    // Who opened the run before sees it as it was.
     let is_renamed = |row: &Row| row.meta.stage == "renamed";
     assert_eq!(
         rows(dir.path(), "a").iter().filter(|row| is_renamed(row)).count(),
         1
     );
-    assert!(matches!(open.rows(), Err(StoreError::Changed { .. })));
+    assert_eq!(open.rows().to_vec(), read);
     // The other one's table is back, of the old time: it is not taken for that of the new part.
     std::fs::write(table(dir.path(), "a"), old).unwrap();
     assert_eq!(
@@ -173,7 +221,7 @@ fn the_table_of_a_part_that_changed_is_made_again() {
 fn rows_outlive_their_table_and_their_run() {
     let (dir, _, read) = one_run();
     let run = Run::open(dir.path().join("run=a")).unwrap();
-    let all = run.rows().unwrap();
+    let all = run.rows();
     drop(run);
     write(dir.path(), "a", &records()[..3]);
     assert_eq!(rows(dir.path(), "a").len(), 3);
@@ -246,13 +294,13 @@ fn where_no_table_can_be_written_its_bytes_are_kept_in_memory() {
     std::fs::write(folder(dir.path()), "mine").unwrap();
     let run = Run::open(dir.path().join("run=a")).unwrap();
     for _ in 0..2 {
-        assert_eq!(run.rows().unwrap().to_vec(), read);
+        assert_eq!(run.rows().to_vec(), read);
     }
     write(dir.path(), "a", &records()[..4]);
     assert_eq!(rows(dir.path(), "a").len(), 4);
     assert_eq!(std::fs::read(folder(dir.path())).unwrap(), b"mine");
     // The rows are those of the run as it was.
-    assert_eq!(run.rows().unwrap().to_vec(), read);
+    assert_eq!(run.rows().to_vec(), read);
 }
 
 #[test]
@@ -274,7 +322,7 @@ fn a_read_only_database_uses_its_tables() {
 }
 
 #[test]
-fn a_run_alone_and_a_database_indexed_in_memory_get_no_tables() {
+fn a_run_alone_gets_no_tables() {
     let (dir, _, read) = one_run();
     let copy = dir.path().join("copies/latest");
     std::fs::create_dir_all(&copy).unwrap();
@@ -282,19 +330,28 @@ fn a_run_alone_and_a_database_indexed_in_memory_get_no_tables() {
         std::fs::copy(dir.path().join("run=a").join(file), copy.join(file)).unwrap();
     }
     let run = Run::open(&copy).unwrap();
-    assert_eq!(run.records(&Filter::default()).unwrap(), read);
+    assert_eq!(run.records(&Filter::default()), read);
     assert_eq!(
         files(&dir.path().join("copies")),
         ["latest/part-00000.parquet", "latest/run.json"]
     );
+}
 
+#[test]
+fn a_run_needs_no_index_and_makes_none() {
+    let (dir, bytes, read) = one_run();
+    let index = dir.path().join("index.sqlite");
+    assert!(!index.exists());
+    Database::open(dir.path()).unwrap();
+    assert!(index.exists());
+    // What stands in the index's place keeps it in memory, and leaves the tables where they are.
+    std::fs::remove_file(&index).unwrap();
+    std::fs::create_dir(&index).unwrap();
     std::fs::remove_dir_all(folder(dir.path())).unwrap();
-    std::fs::remove_file(dir.path().join("index.sqlite")).unwrap();
-    std::fs::create_dir(dir.path().join("index.sqlite")).unwrap();
     let db = Database::open(dir.path()).unwrap();
-    assert_eq!(db.run("a").unwrap().rows().unwrap().to_vec(), read);
     assert_eq!(db.index_path(), None);
-    assert!(!folder(dir.path()).exists());
+    assert_eq!(db.run("a").unwrap().rows().to_vec(), read);
+    assert_eq!(std::fs::read(table(dir.path(), "a")).unwrap(), bytes);
 }
 
 #[test]
@@ -315,13 +372,14 @@ fn runs_and_parts_that_are_gone_lose_their_tables() {
     // A part that is gone; a run that is gone; a run that cannot be read any more.
     std::fs::remove_file(dir.path().join("run=b/part-00001.parquet")).unwrap();
     write_run(dir.path(), "b", &parts[..1], |_| {});
-    Run::open(dir.path().join("run=b")).unwrap();
+    Database::open(dir.path()).unwrap();
     left(&[a, "run=b/part-00000.rows", "run=c/part-00000.rows"]);
     std::fs::remove_dir_all(dir.path().join("run=b")).unwrap();
     Database::open(dir.path()).unwrap();
     left(&[a, "run=c/part-00000.rows"]);
     write_run(dir.path(), "c", &[(1, b"a text file".to_vec())], |_| {});
     assert!(Run::open(dir.path().join("run=c")).is_err());
+    Database::open(dir.path()).unwrap();
     left(&[a]);
     // Of a run that no index knows, too; what is no run's is left alone.
     for stray in ["run=stray", "notes"] {

@@ -129,7 +129,7 @@ fn cross_validate(args: &Args) -> Result<u8> {
                 stage: Some(LOGITS.into()),
                 ..Filter::default()
             },
-        )?)
+        ))
     };
     let (cpp, rust) = (records(CPP)?, records(RUST)?);
     let gates = Gates {

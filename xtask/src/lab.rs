@@ -246,12 +246,12 @@ impl Lab {
     pub fn distances(&self, a: &str, b: &str, filter: &Filter) -> Result<Vec<(Key, f64)>> {
         let (a, b) = (Run::open(self.at(a))?, Run::open(self.at(b))?);
         let mut others = BTreeMap::new();
-        for row in b.records(filter)? {
+        for row in b.records(filter) {
             let values = b.tensor(&row)?.to_f64().unwrap_or_default();
             others.insert((row.meta.seq, row.meta.layer, row.meta.stage.into()), values);
         }
         let mut distances = Vec::new();
-        for row in a.records(filter)? {
+        for row in a.records(filter) {
             let values = a.tensor(&row)?.to_f64().unwrap_or_default();
             let key = (row.meta.seq, row.meta.layer, row.meta.stage.to_string());
             if let Some(other) = others.get(&key) {

@@ -54,7 +54,7 @@ fn record(spec: &TinySpec, activations: Activations, select: &str) -> Recorded {
 }
 
 fn audited(referee: &Referee, run: &Path) -> (Audit, usize) {
-    let records = StoredRecords::new(Run::open(run).expect("a run"), &Filter::default()).expect("records");
+    let records = StoredRecords::new(Run::open(run).expect("a run"), &Filter::default());
     let side = records.side();
     let told = audit(referee, &Indexed::new(&side), &Which::default(), &|_, _| ()).expect("an audit");
     (told, records.rows().len())
@@ -207,7 +207,6 @@ fn an_input_that_was_not_recorded_is_computed_unless_that_takes_weights() {
 fn a_sample_tells_of_as_many_tokens_from_the_first_to_the_last() {
     let recorded = record(&TinySpec::default(), Activations::Reference, "");
     let records = StoredRecords::new(Run::open(&recorded.run).expect("a run"), &Filter::default());
-    let records = records.expect("records");
     let side = records.side();
     let which = Which {
         sample: Some(3),

@@ -21,7 +21,7 @@ const MEMORY: usize = 1 << 30;
 pub fn open(database: &Path, right: &str) -> Fallible<(StoredRecords, StoredRecords)> {
     let run = |name: &str| -> Result<_, StoreError> {
         let run = Run::open(database.join(name))?;
-        StoredRecords::new(run, &Filter::default())
+        Ok(StoredRecords::new(run, &Filter::default()))
     };
     let (left, right) = at_once(|| run(LEFT), || run(right));
     Ok((left?, right?))

@@ -93,7 +93,7 @@ pub fn run(args: Args) -> Result<Output, Failure> {
 fn open_all(path: &Path) -> Result<Vec<StoredRecords>, Failure> {
     if !open::is_database(path) {
         let run = Run::open(path).map_err(|error| open::unknown_run(path, error))?;
-        return Ok(vec![StoredRecords::new(run, &Filter::default())?]);
+        return Ok(vec![StoredRecords::new(run, &Filter::default())]);
     }
     let database = Database::open(path)?;
     if database.runs().is_empty() {
@@ -102,7 +102,7 @@ fn open_all(path: &Path) -> Result<Vec<StoredRecords>, Failure> {
     }
     let runs = database.runs().iter().map(|summary| {
         let run = database.run(&summary.name)?;
-        Ok(StoredRecords::new(run, &Filter::default())?)
+        Ok(StoredRecords::new(run, &Filter::default()))
     });
     runs.collect()
 }

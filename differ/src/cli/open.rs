@@ -147,14 +147,14 @@ pub fn stored(
             run.name()
         ),
     });
-    let mut records = StoredRecords::new(run, &filters.filter())?;
+    let mut records = StoredRecords::new(run, &filters.filter());
     if let Some(selection) = selection {
         records.retain(|m| selection.tokens(m.stage, m.layer).wants(m.seq, m.request));
     }
     if !records.is_empty() {
         return Ok((records, note));
     }
-    let all = StoredRecords::new(Run::open(records.run().path())?, &Filter::default())?;
+    let all = StoredRecords::new(Run::open(records.run().path())?, &Filter::default());
     let mut error = no_records(filters, &all.side());
     if let (Error::NoRecords { filters, .. }, Some(selection)) = (&mut error, selection) {
         let select = format!("--select '{selection}'");

@@ -66,7 +66,7 @@ pub fn run(args: Args) -> Result<Output, Failure> {
     };
     let mut all = Vec::with_capacity(runs.len());
     for run in runs {
-        all.push(StoredRecords::new(run, &before)?);
+        all.push(StoredRecords::new(run, &before));
     }
     let mut mapped = Vec::new();
     if let Some(mapping) = &mapping {
@@ -84,7 +84,7 @@ pub fn run(args: Args) -> Result<Output, Failure> {
         side.records = named;
     }
     if sides.iter().all(|s| s.records.is_empty()) {
-        let unfiltered = StoredRecords::new(Run::open(all[0].run().path())?, &Filter::default())?;
+        let unfiltered = StoredRecords::new(Run::open(all[0].run().path())?, &Filter::default());
         return Err(open::no_records(&args.filters, &unfiltered.side()).into());
     }
     let mut report = query(&path.display().to_string(), &sides, &graph, args.values)?;

@@ -292,7 +292,7 @@ fn logits_of(run: Run) -> Result<StoredRecords, Error> {
         stage: Some(LOGITS.into()),
         ..Filter::default()
     };
-    Ok(StoredRecords::new(run, &filter)?)
+    Ok(StoredRecords::new(run, &filter))
 }
 
 /// Compares the records of two runs bit by bit; the outcome is left to the caller.

@@ -7,7 +7,6 @@ use super::names::{Form, Label, Names, Place};
 use super::write::{HASHED, NAN, ODD};
 use crate::StoreError;
 use crate::meta::{Meta, Rest, Standing};
-use crate::part::Part;
 use crate::rows::At;
 use bitnet_trace_schema::Stats;
 use bytemuck::Pod;
@@ -63,8 +62,8 @@ impl Table {
     ///
     /// # Errors
     /// [`StoreError`] if the part cannot be read.
-    pub(crate) fn make(part: &Part, source: &Arc<Source>) -> Result<Self, StoreError> {
-        let packed = source.pack(part)?;
+    pub(crate) fn make(source: &Arc<Source>) -> Result<Self, StoreError> {
+        let packed = source.pack()?;
         let file = source.write(packed.as_ref());
         if let Some(table) = file.and_then(|file| Self::map(&file, source)) {
             return Ok(table);
@@ -137,11 +136,6 @@ impl Table {
             // when it is touched, and has the same bytes
             let _ = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, at, length) };
         }
-    }
-
-    /// Whether it is kept in memory, and not mapped.
-    pub(crate) fn is_kept(&self) -> bool {
-        self.map.is_none()
     }
 
     /// Number of rows.
@@ -275,7 +269,7 @@ impl Table {
         let again = || {
             // What was packed in memory is whole.
             self.map.as_ref()?;
-            let packed = self.source.pack(&self.source.read().ok()?).ok()?;
+            let packed = self.source.pack().ok()?;
             // Whoever opens it next is spared this.
             let _ = self.source.write(packed.as_ref());
             let table = Self::keep(packed, &self.source)?;

@@ -41,19 +41,12 @@ impl Source {
         PartMap::open(&path, self.stat.bytes)
     }
 
-    /// Reads the part's footer.
-    ///
-    /// # Errors
-    /// As [`Source::map`]; and if it is no part of the run.
-    pub(super) fn read(&self) -> Result<Part, StoreError> {
-        Part::read(self.map()?, &self.run)
-    }
-
     /// The rows of the part, packed.
     ///
     /// # Errors
-    /// [`StoreError`] if they cannot be read.
-    pub(super) fn pack(&self, part: &Part) -> Result<Buffer, StoreError> {
+    /// As [`Source::map`]; and if it is no part of the run, or its rows cannot be read.
+    pub(super) fn pack(&self) -> Result<Buffer, StoreError> {
+        let part = Part::read(self.map()?, &self.run)?;
         let mut packer = Packer::new(part.rows(), &self.path())?;
         part.for_each_row(|row, meta, place| {
             packer.push(row, &meta, place);

@@ -94,7 +94,7 @@ impl Judge {
     /// # Errors
     /// Where the run can't be read.
     pub fn audit(&self, lab: &Lab, run: &str) -> Result<Audited> {
-        let records = StoredRecords::new(Run::open(lab.at(run))?, &Filter::default())?;
+        let records = StoredRecords::new(Run::open(lab.at(run))?, &Filter::default());
         let which = Which {
             activations: self.activations,
             ..Which::default()

@@ -161,7 +161,7 @@ impl Tensors {
     fn of(db: &Db, name: &str) -> Self {
         let run = Run::open(db.at(name)).expect("a run");
         let mut map = BTreeMap::new();
-        for row in run.records(&Filter::default()).expect("records") {
+        for row in run.records(&Filter::default()) {
             let meta = &row.meta;
             let key = (meta.stage.to_string(), meta.layer, meta.seq as usize);
             let values = run

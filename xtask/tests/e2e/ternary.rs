@@ -51,7 +51,7 @@ const PRODUCTS: [(&str, &str, &str); 7] = [
 /// Recomputes every product from the input that bitnet.cpp recorded. Returns how many elements there were, how many differ
 /// in a bit, and how many products have an element whose plain sum is another one.
 fn recompute(run: &Run, gguf: &Gguf, dtype: DType, activations: Activations) -> (usize, usize, usize) {
-    let rows = run.records(&Filter::default()).expect("records");
+    let rows = run.records(&Filter::default());
     let values = |row: &Row| {
         run.tensor(row)
             .expect("a tensor")
