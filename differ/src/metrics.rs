@@ -15,7 +15,6 @@ pub use element::Element;
 use crate::num;
 use pass::{Found, pass};
 use serde::Serialize;
-use short::short;
 
 /// Distances between two tensors of the same number of elements.
 ///
@@ -122,14 +121,9 @@ pub struct Distance {
 impl Distance {
     /// Measures `b` against `a` at the speed of memory; none where their lengths differ, or an element or a difference
     /// is not finite in f32.
+    #[inline]
     pub fn between(a: &[f32], b: &[f32]) -> Option<Self> {
-        let s = (a.len() == b.len()).then(|| short(a, b))??;
-        Some(Self {
-            rel_l2: ratio(s.dd.sqrt(), s.aa.sqrt()),
-            cosine: cosine(s.dot, s.dd, s.aa.sqrt(), s.bb.sqrt()),
-            max_abs: s.max_abs,
-            has_nan: false,
-        })
+        (a.len() == b.len()).then(|| short::distance(a, b))?
     }
 }
 
@@ -145,6 +139,7 @@ impl From<&Metrics> for Distance {
 }
 
 /// A difference relative to what it is one of: 0 where nothing differs.
+#[inline]
 fn ratio(difference: f64, of: f64) -> f64 {
     match difference {
         0.0 => 0.0,
@@ -153,6 +148,7 @@ fn ratio(difference: f64, of: f64) -> f64 {
 }
 
 /// `a.b / (|a| |b|)`, of the product, the squared distance and the norms.
+#[inline]
 fn cosine(dot: f64, dd: f64, left_norm: f64, right_norm: f64) -> f64 {
     if dd == 0.0 {
         1.0

@@ -203,9 +203,18 @@ pub(super) fn ahead<T>(at: *const T) {
     let _ = at;
 }
 
+/// The sum of all lanes, halved until one is left.
 #[inline(always)]
 pub(super) fn total(lanes: &[f64; LANES]) -> f64 {
-    lanes.iter().skip(1).fold(lanes[0], |x, &y| x + y)
+    let mut sums = *lanes;
+    let mut width = LANES / 2;
+    while width > 0 {
+        for lane in 0..width {
+            sums[lane] += sums[lane + width];
+        }
+        width /= 2;
+    }
+    sums[0]
 }
 
 /// What a group's bits tell.

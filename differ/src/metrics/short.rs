@@ -1,8 +1,8 @@
 //! The pass as far as most gates ask for it: sums of products and the largest difference of two tensors that are finite.
 //! Where that decides, nothing else is measured. It is as fast as memory is read.
 
-use super::Element;
 use super::pass::{GROUP, LANES, ahead, total};
+use super::{Distance, Element, cosine, ratio};
 use std::hint::black_box;
 
 /// What the pass found.
@@ -18,36 +18,47 @@ pub(super) struct Short {
 
 /// Passes over two tensors of the same length, with the machine's widest vectors; none where an element
 /// or a difference is not finite in f32.
-pub(super) fn short(a: &[f32], b: &[f32]) -> Option<Short> {
+#[inline]
+pub(super) fn distance(a: &[f32], b: &[f32]) -> Option<Distance> {
     #[cfg(target_arch = "x86_64")]
     {
         #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,fma")]
-        fn avx512(a: &[f32], b: &[f32]) -> Short {
-            sums::<true>(a, b)
+        fn avx512(a: &[f32], b: &[f32]) -> Option<Distance> {
+            sums::<true>(a, b).distance()
         }
         #[target_feature(enable = "avx2,fma")]
-        fn avx2(a: &[f32], b: &[f32]) -> Short {
-            sums::<true>(a, b)
+        fn avx2(a: &[f32], b: &[f32]) -> Option<Distance> {
+            sums::<true>(a, b).distance()
         }
         let fma = is_x86_feature_detected!("fma");
         if is_x86_feature_detected!("avx512f") && fma {
             // SAFETY: the processor has just been asked for both features
             #[allow(unsafe_code)]
-            return finite(unsafe { avx512(a, b) });
+            return unsafe { avx512(a, b) };
         }
         if is_x86_feature_detected!("avx2") && fma {
             // SAFETY: the processor has just been asked for both features
             #[allow(unsafe_code)]
-            return finite(unsafe { avx2(a, b) });
+            return unsafe { avx2(a, b) };
         }
     }
-    finite(sums::<false>(a, b))
+    sums::<false>(a, b).distance()
 }
 
-/// A NaN or an infinity in either tensor is one in its sum of squares, which the squares of finite f32 never are.
-fn finite(short: Short) -> Option<Short> {
-    let all = [short.aa, short.bb, short.max_abs];
-    all.iter().all(|x| x.is_finite()).then_some(short)
+impl Short {
+    /// None where something is not finite: a NaN or an infinity in either tensor is one in its sum of squares, which the
+    /// squares of finite f32 never are.
+    #[inline(always)]
+    pub(super) fn distance(self) -> Option<Distance> {
+        let all = [self.aa, self.bb, self.max_abs];
+        let (left, right) = (self.aa.sqrt(), self.bb.sqrt());
+        all.iter().all(|x| x.is_finite()).then(|| Distance {
+            rel_l2: ratio(self.dd.sqrt(), left),
+            cosine: cosine(self.dot, self.dd, left, right),
+            max_abs: self.max_abs,
+            has_nan: false,
+        })
+    }
 }
 
 /// `FMA` says whether the machine multiplies and adds in one instruction: of products of two f32, which f64 holds, the
