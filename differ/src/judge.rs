@@ -227,16 +227,13 @@ pub fn by_values(
 }
 
 /// What the fast pass alone decides of two records that correspond one to one and should have so many elements: most pairs
-/// within their tolerance. None where it cannot tell.
-pub(crate) fn within_at_once(left: &[f32], right: &[f32], elements: i64, gates: &Gates) -> Option<Outcome> {
+/// within their tolerance, and so far apart. None where it cannot tell.
+#[inline]
+pub(crate) fn within_at_once(left: &[f32], right: &[f32], elements: i64, gates: &Gates) -> Option<Distance> {
     if i64::try_from(left.len()) != Ok(elements) {
         return None;
     }
-    let distance = Distance::between(left, right).filter(|distance| gates.hold(distance))?;
-    Some(Outcome {
-        distance: Some(distance),
-        ..Outcome::plain(Verdict::Within)
-    })
+    Distance::between(left, right).filter(|distance| gates.hold(distance))
 }
 
 fn check_count(left: bool, meta: Meta<'_>, found: u64) -> Result<(), WrongCount> {

@@ -119,13 +119,14 @@ pub trait Records: Sync {
         all
     }
 
-    /// What tells most about a pair of records, without a look at all of their metadata.
-    fn heads(&self, rows: &[usize]) -> Vec<Head> {
+    /// What tells most about a pair of records, without a look at all of their metadata; in place of what `heads` held.
+    fn heads(&self, rows: &[usize], heads: &mut Vec<Head>) {
         let head = |&row: &usize| Head {
             form: None,
             hash: Head::hash(self.meta(row).hash().as_ref()),
         };
-        rows.iter().map(head).collect()
+        heads.clear();
+        heads.extend(rows.iter().map(head));
     }
 
     /// Whether the record holds NaN.
@@ -134,9 +135,9 @@ pub trait Records: Sync {
     }
 
     /// Finds the elements of these records as f32 where they lie in a mapped file as they are; none where
-    /// [`Records::elements`] has to make them, or tells what is wrong.
-    fn locate(&self, rows: &[usize]) -> Located<'_> {
-        Located::none(rows.len())
+    /// [`Records::elements`] has to make them, or tells what is wrong. In place of what was located before.
+    fn locate<'a>(&'a self, rows: &[usize], located: &mut Located<'a>) {
+        located.none(rows.len());
     }
 
     /// Whether the elements of record `row` have its hash; none where that cannot be told.
@@ -212,16 +213,16 @@ impl<R: Records + ?Sized> Records for &R {
         (**self).dtypes()
     }
 
-    fn heads(&self, rows: &[usize]) -> Vec<Head> {
-        (**self).heads(rows)
+    fn heads(&self, rows: &[usize], heads: &mut Vec<Head>) {
+        (**self).heads(rows, heads);
     }
 
     fn has_nan(&self, row: usize) -> bool {
         (**self).has_nan(row)
     }
 
-    fn locate(&self, rows: &[usize]) -> Located<'_> {
-        (**self).locate(rows)
+    fn locate<'a>(&'a self, rows: &[usize], located: &mut Located<'a>) {
+        (**self).locate(rows, located);
     }
 
     fn has_hash(&self, row: usize) -> Result<Option<bool>, StoreError> {
@@ -401,23 +402,25 @@ impl Records for StoredRecords {
         self.rows.dtypes()
     }
 
-    fn heads(&self, rows: &[usize]) -> Vec<Head> {
+    fn heads(&self, rows: &[usize], heads: &mut Vec<Head>) {
         let head = |&row: &usize| Head {
             form: NonZeroU64::new(self.rows.form(row).wrapping_add(1)),
             hash: NonZeroU64::new(self.rows.hash_start(row)),
         };
-        rows.iter().map(head).collect()
+        heads.clear();
+        heads.extend(rows.iter().map(head));
     }
 
     fn has_nan(&self, row: usize) -> bool {
         self.rows.has_nan(row)
     }
 
-    fn locate(&self, rows: &[usize]) -> Located<'_> {
+    fn locate<'a>(&'a self, rows: &[usize], located: &mut Located<'a>) {
         if self.run.manifest().imported.is_some() {
-            return Located::none(rows.len());
+            return located.none(rows.len());
         }
-        self.run.locate(rows.iter().map(|&row| self.rows.at(row)))
+        self.run
+            .locate(rows.iter().map(|&row| self.rows.at(row)), located);
     }
 
     fn has_hash(&self, row: usize) -> Result<Option<bool>, StoreError> {

@@ -1,7 +1,7 @@
 //! A row table, beside the part that it claims to be of.
 
 use bitnet_trace_schema::journal::checksum;
-use bitnet_trace_store::{Rows, Run};
+use bitnet_trace_store::{Located, Rows, Run};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -102,6 +102,7 @@ fn touch(run: &Run, rows: &Rows) {
     }
     let places: Vec<_> = rows.places().collect();
     assert!(places.is_sorted_by(|a, b| a < b));
-    let located = run.locate((0..rows.len()).map(|row| rows.at(row)));
+    let mut located = Located::default();
+    run.locate((0..rows.len()).map(|row| rows.at(row)), &mut located);
     assert_eq!(located.values.len(), rows.len());
 }

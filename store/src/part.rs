@@ -22,7 +22,7 @@ pub(crate) struct PartMap {
 }
 
 /// Where the page cache holds a file in pages this large, they are mapped as such.
-const LARGE_PAGE: usize = 2 << 20;
+pub(crate) const LARGE_PAGE: usize = 2 << 20;
 
 /// The map, as what `Bytes` owns.
 struct Owner(Arc<Mmap>);
@@ -64,6 +64,7 @@ impl PartMap {
 
     /// The bytes of `count` f32 values from `offset` on; none where the part does not reach so far: neither the index nor
     /// the caller is believed.
+    #[inline]
     pub(crate) fn place(&self, (offset, count): (u64, u64)) -> Option<Range<usize>> {
         let end = count.checked_mul(4)?.checked_add(offset)?;
         (end <= self.bytes.len() as u64).then_some(offset as usize..end as usize)

@@ -1,4 +1,4 @@
-use crate::part::{Part, PartMap};
+use crate::part::{LARGE_PAGE, Part, PartMap};
 use crate::scan::{self, RunFiles};
 use crate::table::{Folder, Source, Table};
 use crate::update::check_rows;
@@ -43,20 +43,22 @@ impl Stretches {
         self.0.iter().map(|(_, bytes)| bytes.len()).sum()
     }
 
-    /// Adds others, and leaves none of them there.
+    /// Adds others, and leaves none of them there. What lies between is taken with them, where that is less than a large
+    /// page: to give back half of one takes it apart, which disturbs all threads.
     pub fn append(&mut self, others: &mut Self) {
         for (part, bytes) in others.0.drain(..) {
-            self.push(part, bytes);
+            self.push(part, bytes, LARGE_PAGE);
         }
     }
 
-    /// Adds one, which may be one with the last.
-    fn push(&mut self, part: u32, bytes: Range<usize>) {
+    /// Adds one, which may be one with the last, if not more than `between` lies between them.
+    #[inline]
+    fn push(&mut self, part: u32, bytes: Range<usize>, between: usize) {
         match self.0.last_mut() {
             Some((of, last))
                 if *of == part
-                    && bytes.start <= last.end.saturating_add(MOST_BETWEEN)
-                    && last.start <= bytes.end.saturating_add(MOST_BETWEEN) =>
+                    && bytes.start <= last.end.saturating_add(between)
+                    && last.start <= bytes.end.saturating_add(between) =>
             {
                 *last = last.start.min(bytes.start)..last.end.max(bytes.end);
             }
@@ -81,12 +83,16 @@ pub struct Located<'a> {
 }
 
 impl Located<'_> {
+    /// Leaves none, and room for others.
+    pub fn clear(&mut self) {
+        self.values.clear();
+        self.stretches.clear();
+    }
+
     /// Nothing of `count` records is found.
-    pub fn none(count: usize) -> Self {
-        Self {
-            values: vec![None; count],
-            stretches: Stretches::default(),
-        }
+    pub fn none(&mut self, count: usize) {
+        self.clear();
+        self.values.resize(count, None);
     }
 }
 
@@ -223,10 +229,10 @@ impl Run {
         Ok(TensorRef::new(at.dtype, values, raw))
     }
 
-    /// Finds the f32 values of these records where they lie in the mapped parts.
-    pub fn locate(&self, records: impl ExactSizeIterator<Item = At>) -> Located<'_> {
-        let mut located = Located::default();
-        located.values.reserve_exact(records.len());
+    /// Finds the f32 values of these records where they lie in the mapped parts, in place of what was located before.
+    pub fn locate<'a>(&'a self, records: impl ExactSizeIterator<Item = At>, located: &mut Located<'a>) {
+        located.clear();
+        located.values.reserve(records.len());
         let all = &mut located.stretches;
         // Most records are in the part of the one before.
         let mut last_map = None;
@@ -246,9 +252,8 @@ impl Run {
             let Some((_, place)) = place else {
                 continue;
             };
-            all.push(at.part, place);
+            all.push(at.part, place, MOST_BETWEEN);
         }
-        located
     }
 
     /// Says that the values in these stretches are going to be read: their pages are mapped at once.

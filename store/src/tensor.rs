@@ -25,6 +25,7 @@ enum Values {
 }
 
 /// Little-endian f32 where they lie, if they are aligned and this machine has them so.
+#[inline]
 pub(crate) fn floats(bytes: &[u8]) -> Option<&[f32]> {
     bytemuck::try_cast_slice(bytes)
         .ok()

@@ -4,13 +4,14 @@ use crate::{
     Error,
     ids::TokenIds,
     judge::{Outcome, Reason, Verdict, WrongCount, by_elements, by_metadata, by_values, within_at_once},
+    metrics::Distance,
     plan::{Key, PositionAt, Step},
     records::{Head, Side},
     report::Labels,
     shape::Layout,
     tolerance::Gates,
 };
-use bitnet_trace_store::Meta;
+use bitnet_trace_store::{Located, Meta};
 use std::{
     num::NonZeroU64,
     ops::ControlFlow,
@@ -34,6 +35,14 @@ pub(super) struct Pair<'a> {
     /// Elements of both records, where they correspond one to one.
     elements: Option<i64>,
     gates: &'a Gates,
+}
+
+impl Pair<'_> {
+    /// How far apart it is, where that is within its tolerance, as far as a glance at its values tells.
+    #[inline]
+    pub(super) fn within(self, (left, right): (Option<&[f32]>, Option<&[f32]>)) -> Option<Distance> {
+        within_at_once(left?, right?, self.elements?, self.gates)
+    }
 }
 
 /// What token ids and metadata tell of a step.
@@ -111,21 +120,6 @@ impl<'a> Judge<'a> {
         tolerance.gates(a.stage, a.layer, [a.dtype, b.dtype]).0
     }
 
-    /// The outcome of a pair, by its values where they were found, and by its elements elsewhere.
-    pub(super) fn by_located(
-        &self,
-        rows: (usize, usize),
-        pair: Pair<'_>,
-        located: (Option<&[f32]>, Option<&[f32]>),
-    ) -> Result<Outcome, Error> {
-        if let ((Some(x), Some(y)), Some(elements)) = (located, pair.elements)
-            && let Some(outcome) = within_at_once(x, y, elements, pair.gates)
-        {
-            return Ok(outcome);
-        }
-        self.by_elements(rows, located, false)
-    }
-
     /// The outcome of a pair of rows, with all measures if they are asked for.
     pub(super) fn by_elements(
         &self,
@@ -171,7 +165,11 @@ impl<'a> Judge<'a> {
 
     /// The values of a pair of rows.
     pub(super) fn located(&self, (l, r): (usize, usize)) -> (Option<&'a [f32]>, Option<&'a [f32]>) {
-        let one = |side: &'a Side<'a>, row| side.records.locate(&[row]).values.pop().flatten();
+        let one = |side: &'a Side<'a>, row| {
+            let mut located = Located::default();
+            side.records.locate(&[row], &mut located);
+            located.values.pop().flatten()
+        };
         (one(self.left, l), one(self.right, r))
     }
 }

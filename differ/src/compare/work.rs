@@ -6,8 +6,9 @@ use crate::{
     Error,
     judge::{Outcome, Verdict},
     plan::{Place, PositionAt, Step, Steps, Stretch},
+    records::Head,
 };
-use bitnet_trace_store::Stretches;
+use bitnet_trace_store::{Located, Stretches};
 use std::{
     collections::BTreeMap,
     mem::replace,
@@ -25,7 +26,7 @@ const BYTES: usize = 8 << 20;
 /// And at least, however many threads there are.
 const LEAST_BYTES: usize = 64 << 10;
 /// Steps of it, where they are small: their metadata and outcomes stay in the second cache.
-const STEPS: usize = 4096;
+const STEPS: usize = 1024;
 /// Steps that a thread judges before it gives pages back, which disturbs the others, if it has not read much before.
 const KEPT_STEPS: usize = 32 << 10;
 /// Pieces that wait before any thread takes them, and not the first alone.
@@ -262,8 +263,11 @@ struct Room<'a> {
     pairs: Vec<usize>,
     left: Vec<usize>,
     right: Vec<usize>,
-    /// Those of them whose elements are to be read.
+    left_heads: Vec<Head>,
+    right_heads: Vec<Head>,
+    /// Those of them whose elements are to be read, and where these are.
     open: Vec<(usize, Pair<'a>)>,
+    located: [Located<'a>; 2],
     /// Of both runs, what was read and not given back, and for how many steps.
     read: [Stretches; 2],
     judged: usize,
@@ -383,9 +387,12 @@ impl<'a> Work<'a> {
             }
         }
         // What is not known at once is read, all of it together.
-        let heads = left.heads(&room.left).into_iter().zip(right.heads(&room.right));
+        left.heads(&room.left, &mut room.left_heads);
+        right.heads(&room.right, &mut room.right_heads);
+        let heads = room.left_heads.iter().zip(&room.right_heads);
         let mut kept = 0;
-        for (n, heads) in heads.enumerate() {
+        for (n, (&l, &r)) in heads.enumerate() {
+            let heads = (l, r);
             let (i, rows) = (room.pairs[n], (room.left[n], room.right[n]));
             match judge.open(stretch.steps[i].place, rows, heads, &mut room.known) {
                 Known::Outcome(outcome) => outcomes[i] = outcome,
@@ -398,7 +405,9 @@ impl<'a> Work<'a> {
         }
         room.left.truncate(kept);
         room.right.truncate(kept);
-        let (mut l, mut r) = (left.locate(&room.left), right.locate(&room.right));
+        let [l, r] = &mut room.located;
+        left.locate(&room.left, l);
+        right.locate(&room.right, r);
         left.ahead(&l.stretches);
         right.ahead(&r.stretches);
         if judge.options.verify {
@@ -412,7 +421,12 @@ impl<'a> Work<'a> {
         let rows = room.left.iter().zip(&room.right);
         let located = l.values.iter().zip(&r.values);
         for ((&(i, pair), (&l, &r)), (&x, &y)) in room.open.iter().zip(rows).zip(located) {
-            match judge.by_located((l, r), pair, (x, y)) {
+            if let Some(distance) = pair.within((x, y)) {
+                outcomes[i].verdict = Verdict::Within;
+                outcomes[i].distance = Some(distance);
+                continue;
+            }
+            match judge.by_elements((l, r), (x, y), false) {
                 Ok(judged) => outcomes[i] = judged,
                 Err(error) => {
                     self.failed((piece.number, i), place(stretch.at(i)), error);

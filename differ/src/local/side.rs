@@ -3,7 +3,7 @@
 use crate::records::Side;
 use bitnet_referee::{Recorded, Token};
 use bitnet_trace_schema::DType;
-use bitnet_trace_store::StoreError;
+use bitnet_trace_store::{Located, StoreError};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
 
@@ -71,7 +71,9 @@ impl<'a> Indexed<'a> {
         // As they lie in the parts.
         rows.sort_unstable();
         let records = self.side.records;
-        records.done(&records.locate(&rows).stretches);
+        let mut located = Located::default();
+        records.locate(&rows, &mut located);
+        records.done(&located.stretches);
     }
 
     /// Every token that has a record.

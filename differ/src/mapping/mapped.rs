@@ -186,11 +186,11 @@ impl<R: Records> Records for Mapped<R> {
         }
     }
 
-    fn heads(&self, rows: &[usize]) -> Vec<Head> {
+    fn heads(&self, rows: &[usize], heads: &mut Vec<Head>) {
         let rows = self.rows(rows);
-        let mut heads = self.inner.heads(&rows);
+        self.inner.heads(&rows, heads);
         if self.changed.is_empty() {
-            return heads;
+            return;
         }
         for (head, &row) in heads.iter_mut().zip(&*rows) {
             if self.change(row).is_some() {
@@ -198,7 +198,6 @@ impl<R: Records> Records for Mapped<R> {
                 *head = Head::default();
             }
         }
-        heads
     }
 
     fn has_nan(&self, row: usize) -> bool {
@@ -222,18 +221,17 @@ impl<R: Records> Records for Mapped<R> {
         }
     }
 
-    fn locate(&self, rows: &[usize]) -> Located<'_> {
+    fn locate<'b>(&'b self, rows: &[usize], located: &mut Located<'b>) {
         let rows = self.rows(rows);
-        let mut located = self.inner.locate(&rows);
+        self.inner.locate(&rows, located);
         if self.changed.is_empty() {
-            return located;
+            return;
         }
         for (values, &row) in located.values.iter_mut().zip(&*rows) {
             if self.change(row).is_some_and(|c| c.convention.is_some()) {
                 *values = None;
             }
         }
-        located
     }
 
     fn has_hash(&self, row: usize) -> Result<Option<bool>, StoreError> {
