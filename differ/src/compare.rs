@@ -21,6 +21,7 @@ use std::{collections::BTreeSet, sync::atomic::AtomicU64};
 use work::Take;
 
 pub(crate) mod fold;
+mod glance;
 mod pair;
 #[cfg(test)]
 mod tests;

@@ -3,7 +3,8 @@
 use crate::mapping::{Convention, Naming};
 use bitnet_trace_schema::{DType, Manifest, RecordMeta, Text, quant};
 use bitnet_trace_store::{
-    Column, Filter, Located, Meta, Position, Rows, Run, Standing, StoreError, Stretches, TensorRef, Traces,
+    Columns, Filter, Located, Meta, PartValues, Position, Rows, Run, Standing, StoreError, Stretches,
+    TensorRef, Traces,
 };
 use std::{borrow::Cow, collections::BTreeSet, num::NonZeroU64, ops::Range, panic::resume_unwind, thread};
 
@@ -12,7 +13,7 @@ use std::{borrow::Cow, collections::BTreeSet, num::NonZeroU64, ops::Range, panic
 pub struct Head {
     /// A number that records of a run have in common only if their shape, dtype and numbers of elements are the same; none
     /// where that is not known without looking.
-    pub form: Option<NonZeroU64>,
+    pub form: Option<u64>,
     /// The beginning of the record's hash: of records of other beginnings, the original bytes differ.
     pub hash: Option<NonZeroU64>,
 }
@@ -90,9 +91,15 @@ pub trait Records: Sync {
         }
     }
 
-    /// What stands for the layers and stages of these records, where the run keeps that as a column.
-    fn column(&self, rows: Range<usize>) -> Option<Column<'_>> {
+    /// The columns of these records, where the run keeps such, and they are read as they were recorded.
+    fn columns(&self, rows: Range<usize>) -> Option<Columns<'_>> {
         let _ = rows;
+        None
+    }
+
+    /// The f32 values of the part that columns are of; none where its records' elements have to be asked for one by one.
+    fn values(&self, part: u32) -> Option<PartValues<'_>> {
+        let _ = part;
         None
     }
 
@@ -119,14 +126,12 @@ pub trait Records: Sync {
         all
     }
 
-    /// What tells most about a pair of records, without a look at all of their metadata; in place of what `heads` held.
-    fn heads(&self, rows: &[usize], heads: &mut Vec<Head>) {
-        let head = |&row: &usize| Head {
+    /// What tells most about record `row`, without a look at all of its metadata.
+    fn head(&self, row: usize) -> Head {
+        Head {
             form: None,
             hash: Head::hash(self.meta(row).hash().as_ref()),
-        };
-        heads.clear();
-        heads.extend(rows.iter().map(head));
+        }
     }
 
     /// Whether the record holds NaN.
@@ -201,8 +206,12 @@ impl<R: Records + ?Sized> Records for &R {
         (**self).position(row)
     }
 
-    fn column(&self, rows: Range<usize>) -> Option<Column<'_>> {
-        (**self).column(rows)
+    fn columns(&self, rows: Range<usize>) -> Option<Columns<'_>> {
+        (**self).columns(rows)
+    }
+
+    fn values(&self, part: u32) -> Option<PartValues<'_>> {
+        (**self).values(part)
     }
 
     fn places(&self) -> BTreeSet<(i32, &Text)> {
@@ -213,8 +222,8 @@ impl<R: Records + ?Sized> Records for &R {
         (**self).dtypes()
     }
 
-    fn heads(&self, rows: &[usize], heads: &mut Vec<Head>) {
-        (**self).heads(rows, heads);
+    fn head(&self, row: usize) -> Head {
+        (**self).head(row)
     }
 
     fn has_nan(&self, row: usize) -> bool {
@@ -390,8 +399,14 @@ impl Records for StoredRecords {
         self.rows.position(row)
     }
 
-    fn column(&self, rows: Range<usize>) -> Option<Column<'_>> {
-        self.rows.column(rows)
+    fn columns(&self, rows: Range<usize>) -> Option<Columns<'_>> {
+        self.rows.columns(rows)
+    }
+
+    fn values(&self, part: u32) -> Option<PartValues<'_>> {
+        // The elements of an imported run are known by their hash alone.
+        let is_recorded = self.run.manifest().imported.is_none();
+        is_recorded.then(|| self.run.values(part))?
     }
 
     fn places(&self) -> BTreeSet<(i32, &Text)> {
@@ -402,13 +417,11 @@ impl Records for StoredRecords {
         self.rows.dtypes()
     }
 
-    fn heads(&self, rows: &[usize], heads: &mut Vec<Head>) {
-        let head = |&row: &usize| Head {
-            form: NonZeroU64::new(self.rows.form(row).wrapping_add(1)),
+    fn head(&self, row: usize) -> Head {
+        Head {
+            form: Some(self.rows.form(row)),
             hash: NonZeroU64::new(self.rows.hash_start(row)),
-        };
-        heads.clear();
-        heads.extend(rows.iter().map(head));
+        }
     }
 
     fn has_nan(&self, row: usize) -> bool {

@@ -97,8 +97,11 @@ fn touch(run: &Run, rows: &Rows) {
             "positions follow each other"
         );
         end = position.end;
-        let column = rows.column(row..row + 1).expect("a row of one part");
-        assert_eq!(column.places.len(), 1);
+        let columns = rows.columns(row..row + 1).expect("a row of one part");
+        assert_eq!(
+            (columns.places.len(), columns.form(0), columns.values(0)),
+            (1, rows.form(row), at.values)
+        );
     }
     let places: Vec<_> = rows.places().collect();
     assert!(places.is_sorted_by(|a, b| a < b));

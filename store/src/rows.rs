@@ -65,13 +65,39 @@ pub struct Position {
     pub end: usize,
 }
 
-/// The places of rows that stand one after another in one part.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Column<'a> {
-    /// Index of the part among the run's.
+/// What is first asked of rows that stand one after another in one part: a slice of each column.
+#[derive(Debug, Clone, Copy)]
+pub struct Columns<'a> {
+    /// Number of the part.
     pub part: u32,
     /// Numbers that stand for layer and stage, each for another pair; another part has other numbers.
     pub places: &'a [u32],
+    /// The beginnings of their hashes, as [`Rows::hash_start`].
+    pub hash_starts: &'a [u64],
+    forms: &'a [u32],
+    values_offsets: &'a [u64],
+    table: &'a Table,
+}
+
+impl Columns<'_> {
+    /// What stands for shape, dtype and numbers of elements of a row, as [`Rows::form`].
+    #[inline]
+    pub fn form(&self, row: usize) -> u64 {
+        form(self.part, self.forms[row])
+    }
+
+    /// Byte offset of the f32 values of a row in the part, and their number; `None` where no values are kept.
+    #[inline]
+    pub fn values(&self, row: usize) -> Option<(u64, u64)> {
+        let form = &self.table.forms()[self.forms[row] as usize];
+        Some((self.values_offsets[row], form.values_count?))
+    }
+}
+
+/// A form of one part, among those of all.
+#[inline]
+fn form(part: u32, form: u32) -> u64 {
+    u64::from(part) << 32 | u64::from(form)
 }
 
 impl Rows {
@@ -143,9 +169,8 @@ impl Rows {
     /// If there are not so many records.
     #[inline]
     pub fn form(&self, row: usize) -> u64 {
-        let (span, row) = self.span(row);
-        let form = self.tables[span.part as usize].form_number(row);
-        u64::from(span.part) << 32 | u64::from(form)
+        let (table, row) = self.find(row);
+        form(table.part(), table.form_number(row))
     }
 
     /// BLAKE3 of the original bytes of record `row`; none in an imported run that does not know it.
@@ -240,8 +265,8 @@ impl Rows {
         }
     }
 
-    /// The places of these rows where they stand one after another in one part; none elsewhere, and of no rows.
-    pub fn column(&self, rows: Range<usize>) -> Option<Column<'_>> {
+    /// The columns of these rows where they stand one after another in one part; none elsewhere, and of no rows.
+    pub fn columns(&self, rows: Range<usize>) -> Option<Columns<'_>> {
         if rows.is_empty() || rows.end > self.len {
             return None;
         }
@@ -253,9 +278,13 @@ impl Rows {
         let table = &self.tables[span.part as usize];
         let first = span.first as usize + (rows.start - span.start);
         let of = first..first + rows.len();
-        Some(Column {
-            part: span.part,
-            places: &table.place_column()[of],
+        Some(Columns {
+            part: table.part(),
+            places: &table.place_column()[of.clone()],
+            hash_starts: &table.hash_start_column()[of.clone()],
+            forms: &table.form_column()[of.clone()],
+            values_offsets: &table.values_offset_column()[of],
+            table,
         })
     }
 

@@ -96,6 +96,24 @@ impl Located<'_> {
     }
 }
 
+/// The f32 values that a part of a [`Run`] holds.
+#[derive(Debug, Clone, Copy)]
+pub struct PartValues<'a> {
+    number: u32,
+    map: &'a PartMap,
+}
+
+impl<'a> PartValues<'a> {
+    /// So many values from this byte on, where they lie in the mapped file, which are added to `stretches`; none where they
+    /// do not lie in the part, or not as this machine reads them.
+    #[inline]
+    pub fn at(self, values: (u64, u64), stretches: &mut Stretches) -> Option<&'a [f32]> {
+        let place = self.map.place(values)?;
+        stretches.push(self.number, place.clone(), MOST_BETWEEN);
+        tensor::floats(&self.map.bytes[place])
+    }
+}
+
 impl Run {
     /// Opens a run's directory (`…/run=NAME`), or the newest run of a database: [`Run::name`] tells which.
     ///
@@ -233,27 +251,24 @@ impl Run {
     pub fn locate<'a>(&'a self, records: impl ExactSizeIterator<Item = At>, located: &mut Located<'a>) {
         located.clear();
         located.values.reserve(records.len());
-        let all = &mut located.stretches;
         // Most records are in the part of the one before.
-        let mut last_map = None;
+        let mut last: Option<PartValues<'_>> = None;
         for at in records {
-            let place = at.values.and_then(|values| {
-                let map = last_map.filter(|(part, _)| *part == at.part);
-                let (_, map) = *last_map.insert(match map {
-                    Some(map) => map,
-                    None => (at.part, self.map_of(at.part)?.ok()?),
-                });
-                Some((map, map.place(values)?))
+            let values = at.values.and_then(|values| {
+                let part = match last.filter(|part| part.number == at.part) {
+                    Some(part) => part,
+                    None => *last.insert(self.values(at.part)?),
+                };
+                part.at(values, &mut located.stretches)
             });
-            let values = place
-                .as_ref()
-                .and_then(|(map, place)| tensor::floats(&map.bytes[place.clone()]));
             located.values.push(values);
-            let Some((_, place)) = place else {
-                continue;
-            };
-            all.push(at.part, place, MOST_BETWEEN);
         }
+    }
+
+    /// The f32 values of a part; none where the run has no such part, or where it cannot be read: [`Run::tensor`] tells.
+    pub fn values(&self, part: u32) -> Option<PartValues<'_>> {
+        let map = self.map_of(part)?.ok()?;
+        Some(PartValues { number: part, map })
     }
 
     /// Says that the values in these stretches are going to be read: their pages are mapped at once.

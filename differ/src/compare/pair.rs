@@ -57,9 +57,20 @@ pub(super) struct Forms<'a>(Vec<Option<Form<'a>>>);
 
 #[derive(Clone, Copy)]
 struct Form<'a> {
-    forms: (NonZeroU64, NonZeroU64),
+    forms: (u64, u64),
     same_dtype: bool,
     pair: Pair<'a>,
+}
+
+impl<'a> Forms<'a> {
+    /// The pair in `place`, if its forms and hashes tell that its elements are to be read. A hash that begins alike is
+    /// looked at.
+    #[inline]
+    pub(super) fn pair(&self, place: u32, forms: (u64, u64), hashes: (u64, u64)) -> Option<Pair<'a>> {
+        let form = self.0.get(place as usize)?.as_ref()?;
+        let differs = !form.same_dtype || hashes.0 == 0 || hashes.0 != hashes.1;
+        (form.forms == forms && differs).then_some(form.pair)
+    }
 }
 
 impl<'a> Judge<'a> {
@@ -85,14 +96,12 @@ impl<'a> Judge<'a> {
         known: &mut Forms<'a>,
     ) -> Known<'a> {
         let forms = left.form.zip(right.form);
-        let place = place as usize;
-        if let Some(Some(form)) = known.0.get(place)
-            && Some(form.forms) == forms
-            // A hash that begins alike is looked at.
-            && (!form.same_dtype || left.hash.is_none() || left.hash != right.hash)
-        {
-            return Known::Pair(form.pair);
+        let hash = |head: Head| head.hash.map_or(0, NonZeroU64::get);
+        let pair = forms.and_then(|forms| known.pair(place, forms, (hash(left), hash(right))));
+        if let Some(pair) = pair {
+            return Known::Pair(pair);
         }
+        let place = place as usize;
         let (a, b) = (self.left.records.meta(l), self.right.records.meta(r));
         match by_metadata(a, b) {
             ControlFlow::Break(outcome) => Known::Outcome(outcome),

@@ -1,9 +1,13 @@
 use super::*;
+use crate::records::{Elements, StoredRecords};
 use crate::{
     CompareReport, FirstReport,
     testing::{Memory, manifest},
 };
+use bitnet_trace::{Layout, Recorder, Slice, Tap};
+use bitnet_trace_store::{Filter, Run, StoreError};
 use proptest::prelude::*;
+use std::path::Path;
 
 const STAGES: [&str; 5] = ["attn_norm", "k_cache", "attn_ctx", "layer_out", "mine"];
 
@@ -37,6 +41,52 @@ fn runs(positions: usize, layers: i32, changes: &[Change]) -> (Memory, Memory) {
         }
     }
     (left, right)
+}
+
+/// A run as it is stored, whose records are looked at one by one.
+struct OneByOne<'a>(&'a StoredRecords);
+
+impl Records for OneByOne<'_> {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn meta(&self, row: usize) -> Meta<'_> {
+        self.0.meta(row)
+    }
+
+    fn elements(&self, row: usize) -> Result<Elements, StoreError> {
+        self.0.elements(row)
+    }
+}
+
+/// Records a run in parts of so many bytes; one stage in a dtype whose values are not kept as f32.
+fn stored(dir: &Path, name: &str, memory: &Memory, part_bytes: u64) -> StoredRecords {
+    let layout = Layout {
+        part_bytes,
+        ..Layout::default()
+    };
+    let recorder = Recorder::builder(dir)
+        .run(name)
+        .layout(layout)
+        .build()
+        .expect("a recorder");
+    for (meta, elements) in &memory.rows {
+        let tap = Tap::new(&meta.stage, meta.layer, meta.seq);
+        let Elements::Values(values) = elements else {
+            continue;
+        };
+        match meta.stage.as_str() {
+            "mine" => {
+                let whole: Vec<i64> = values.iter().map(|&x| (x * 100.0) as i64).collect();
+                recorder.record(tap, &Slice::new(&whole, &[whole.len()]));
+            }
+            _ => recorder.record(tap, &Slice::new(values, &[values.len()])),
+        }
+    }
+    recorder.finish().expect("a run");
+    let run = Run::open(dir.join(format!("run={name}"))).expect("a run");
+    StoredRecords::new(run, &Filter::default())
 }
 
 /// Both reports as JSON, of a comparison and of all verdicts.
@@ -75,6 +125,38 @@ proptest! {
             all.extend(reports(&left, &right, &options));
         }
         prop_assert!(all.iter().all(|report| *report == all[0]), "{:#?}", all);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn pairs_are_judged_by_the_columns_of_their_runs_as_one_by_one(
+        positions in 1..8usize,
+        layers in 1..4i32,
+        changes in proptest::collection::vec(prop_oneof![12 => Just(9u8), 6 => Just(0u8), 1 => 0..6u8], 1..60),
+        part_bytes in prop_oneof![Just(1 << 30), 100..20_000u64],
+        stops in any::<bool>(),
+    ) {
+        let (left, right) = runs(positions, layers, &changes);
+        let dir = tempfile::tempdir().expect("a folder");
+        let (left, right) = (stored(dir.path(), "a", &left, part_bytes), stored(dir.path(), "b", &right, 1 << 30));
+        let graph = StageGraph::builtin();
+        let json = |left: &Side<'_>, right: &Side<'_>, threads: usize| {
+            let until = if stops { Until::Divergence } else { Until::End };
+            let options = Options { threads, until, ..Options::default() };
+            let comparison = compare(left, right, &graph, &options, &|_, _| ()).map_err(|e| e.to_string());
+            comparison.map(|c| serde_json::to_value((FirstReport::of(&c), CompareReport::of(&c))).expect("JSON"))
+        };
+        let (one, other) = (OneByOne(&left), OneByOne(&right));
+        let (a, b) = (Side { records: &one, ..left.side() }, Side { records: &other, ..right.side() });
+        let expected = json(&a, &b, 1);
+        for threads in [1, 3] {
+            prop_assert_eq!(&json(&left.side(), &right.side(), threads), &expected);
+            // One side has columns, and the other none.
+            prop_assert_eq!(&json(&left.side(), &b, threads), &expected);
+        }
     }
 }
 

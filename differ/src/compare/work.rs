@@ -1,12 +1,12 @@
 //! Pairs, shared out to threads, and taken in the order of the plan.
 
+use super::glance::{Glance, Values};
 use super::pair::{Forms, Judge, Known, Pair};
 use super::{Stopped, Until};
 use crate::{
     Error,
     judge::{Outcome, Verdict},
     plan::{Place, PositionAt, Step, Steps, Stretch},
-    records::Head,
 };
 use bitnet_trace_store::{Located, Stretches};
 use std::{
@@ -259,14 +259,13 @@ impl<T: Take> InOrder<T> {
 #[derive(Default)]
 struct Room<'a> {
     known: Forms<'a>,
-    /// Steps that have both records, and these.
-    pairs: Vec<usize>,
+    /// Steps of which a glance told their values, and where these are.
+    seen: Vec<(usize, Pair<'a>, Values<'a>)>,
+    stretches: [Stretches; 2],
+    /// The others whose elements are to be read, the rows of both records, and where their values are.
+    open: Vec<(usize, Pair<'a>)>,
     left: Vec<usize>,
     right: Vec<usize>,
-    left_heads: Vec<Head>,
-    right_heads: Vec<Head>,
-    /// Those of them whose elements are to be read, and where these are.
-    open: Vec<(usize, Pair<'a>)>,
     located: [Located<'a>; 2],
     /// Of both runs, what was read and not given back, and for how many steps.
     read: [Stretches; 2],
@@ -274,13 +273,11 @@ struct Room<'a> {
 }
 
 impl Room<'_> {
-    fn clear(&mut self, steps: usize) {
-        for room in [&mut self.pairs, &mut self.left, &mut self.right] {
-            room.clear();
-            room.reserve_exact(steps);
-        }
+    fn clear(&mut self) {
+        self.seen.clear();
         self.open.clear();
-        self.open.reserve_exact(steps);
+        self.left.clear();
+        self.right.clear();
     }
 }
 
@@ -367,87 +364,112 @@ impl<'a> Work<'a> {
     fn piece(&self, piece: &mut Piece, room: &mut Room<'a>) {
         let judge = self.judge;
         let (left, right) = (judge.left.records, judge.right.records);
-        let Piece {
-            stretch, outcomes, ..
-        } = piece;
-        room.clear(stretch.steps.len());
-        outcomes.clear();
-        outcomes.reserve_exact(stretch.steps.len());
-        for (at, steps) in stretch.by_position() {
-            for step in steps {
-                match judge.rows(at, step) {
-                    Err(known) => outcomes.push(known),
-                    Ok((l, r)) => {
-                        room.pairs.push(outcomes.len());
-                        room.left.push(l);
-                        room.right.push(r);
-                        outcomes.push(Outcome::plain(Verdict::Incomparable));
-                    }
-                }
-            }
-        }
-        // What is not known at once is read, all of it together.
-        left.heads(&room.left, &mut room.left_heads);
-        right.heads(&room.right, &mut room.right_heads);
-        let heads = room.left_heads.iter().zip(&room.right_heads);
-        let mut kept = 0;
-        for (n, (&l, &r)) in heads.enumerate() {
-            let heads = (l, r);
-            let (i, rows) = (room.pairs[n], (room.left[n], room.right[n]));
-            match judge.open(stretch.steps[i].place, rows, heads, &mut room.known) {
-                Known::Outcome(outcome) => outcomes[i] = outcome,
-                Known::Pair(pair) => {
-                    (room.left[kept], room.right[kept]) = rows;
-                    kept += 1;
-                    room.open.push((i, pair));
-                }
-            }
-        }
-        room.left.truncate(kept);
-        room.right.truncate(kept);
+        self.sift(piece, room);
+        // What is not known by now is read, all of it together.
         let [l, r] = &mut room.located;
         left.locate(&room.left, l);
         right.locate(&room.right, r);
-        left.ahead(&l.stretches);
-        right.ahead(&r.stretches);
+        for (side, stretches) in [
+            (left, [&l.stretches, &room.stretches[0]]),
+            (right, [&r.stretches, &room.stretches[1]]),
+        ] {
+            stretches.into_iter().for_each(|stretches| side.ahead(stretches));
+        }
         if judge.options.verify {
-            for (i, step) in stretch.steps.iter().enumerate() {
+            for (i, step) in piece.stretch.steps.iter().enumerate() {
                 if let Err(error) = judge.verify(step) {
-                    self.failed((piece.number, i), place(stretch.at(i)), error);
+                    self.failed((piece.number, i), place(piece.stretch.at(i)), error);
                     break;
                 }
             }
         }
-        let rows = room.left.iter().zip(&room.right);
-        let located = l.values.iter().zip(&r.values);
-        for ((&(i, pair), (&l, &r)), (&x, &y)) in room.open.iter().zip(rows).zip(located) {
-            if let Some(distance) = pair.within((x, y)) {
-                outcomes[i].verdict = Verdict::Within;
-                outcomes[i].distance = Some(distance);
-                continue;
-            }
-            match judge.by_elements((l, r), (x, y), false) {
-                Ok(judged) => outcomes[i] = judged,
-                Err(error) => {
-                    self.failed((piece.number, i), place(stretch.at(i)), error);
-                    break;
-                }
-            }
-            // They are taken again of what is told in full.
-            outcomes[i].metrics = None;
-            if outcomes[i].verdict == Verdict::Diverged && judge.options.until() == Until::Divergence {
-                let at = place(stretch.at(i));
-                let mut end = locked(&self.end);
-                end.position = Some(end.position.map_or(at, |last| last.min(at)));
-            }
-        }
-        room.judged += stretch.steps.len();
-        for (read, new) in room.read.iter_mut().zip([&mut l.stretches, &mut r.stretches]) {
-            read.append(new);
+        self.measure(piece, room);
+        room.judged += piece.stretch.steps.len();
+        for (i, read) in room.read.iter_mut().enumerate() {
+            read.append(&mut room.stretches[i]);
+            read.append(&mut room.located[i].stretches);
         }
         let most = room.read.iter().map(Stretches::bytes).max().unwrap_or(0);
         if most >= self.kept || room.judged >= KEPT_STEPS {
             self.give_back(room);
+        }
+    }
+
+    /// Gives the outcomes that need no element, and finds the pairs that do.
+    fn sift(&self, piece: &mut Piece, room: &mut Room<'a>) {
+        let judge = self.judge;
+        let (left, right) = (judge.left.records, judge.right.records);
+        let Piece {
+            stretch, outcomes, ..
+        } = piece;
+        room.clear();
+        outcomes.clear();
+        outcomes.reserve_exact(stretch.steps.len());
+        for (at, steps) in stretch.by_position() {
+            let glance = Glance::at(judge, steps);
+            for step in steps {
+                let i = outcomes.len();
+                let (l, r) = match judge.rows(at, step) {
+                    Ok(rows) => rows,
+                    Err(known) => {
+                        outcomes.push(known);
+                        continue;
+                    }
+                };
+                outcomes.push(Outcome::plain(Verdict::Incomparable));
+                let seen = glance
+                    .as_ref()
+                    .and_then(|glance| glance.pair(step.place, (l, r), &room.known, &mut room.stretches));
+                if let Some((pair, values)) = seen {
+                    room.seen.push((i, pair, values));
+                    continue;
+                }
+                let heads = (left.head(l), right.head(r));
+                match judge.open(step.place, (l, r), heads, &mut room.known) {
+                    Known::Outcome(outcome) => outcomes[i] = outcome,
+                    Known::Pair(pair) => {
+                        room.open.push((i, pair));
+                        room.left.push(l);
+                        room.right.push(r);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Gives the outcomes of the pairs that were found.
+    fn measure(&self, piece: &mut Piece, room: &Room<'_>) {
+        let judge = self.judge;
+        let (stretch, outcomes) = (&piece.stretch, &mut piece.outcomes);
+        let seen = room.seen.iter();
+        let seen = seen.map(|&(i, pair, (x, y))| (i, pair, (Some(x), Some(y))));
+        let located = room.located[0].values.iter().zip(&room.located[1].values);
+        let open = room.open.iter().zip(located);
+        let open = open.map(|(&(i, pair), (&x, &y))| (i, pair, (x, y)));
+        for (i, pair, values) in seen.chain(open) {
+            let outcome = &mut outcomes[i];
+            if let Some(distance) = pair.within(values) {
+                outcome.verdict = Verdict::Within;
+                outcome.distance = Some(distance);
+                continue;
+            }
+            let at = stretch.at(i);
+            let Ok(rows) = judge.rows(at, &stretch.steps[i]) else {
+                continue;
+            };
+            match judge.by_elements(rows, values, false) {
+                Ok(judged) => *outcome = judged,
+                Err(error) => {
+                    self.failed((piece.number, i), place(at), error);
+                    continue;
+                }
+            }
+            // They are taken again of what is told in full.
+            outcome.metrics = None;
+            if outcome.verdict == Verdict::Diverged && judge.options.until() == Until::Divergence {
+                let mut end = locked(&self.end);
+                end.position = Some(end.position.map_or(place(at), |last| last.min(place(at))));
+            }
         }
     }
 

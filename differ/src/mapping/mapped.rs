@@ -3,7 +3,9 @@
 use super::{Convention, Mapping, MappingError, Which, head_major};
 use crate::records::{Elements, Head, Records};
 use bitnet_trace_schema::{DType, LAYER_ALL, LAYER_MODEL, RecordMeta, StageGraph, StageScope, Stats, Text};
-use bitnet_trace_store::{Column, Filter, Located, Meta, Position, Standing, StoreError, Stretches};
+use bitnet_trace_store::{
+    Columns, Filter, Located, Meta, PartValues, Position, Standing, StoreError, Stretches,
+};
 use serde::Serialize;
 use std::{
     borrow::Cow,
@@ -168,9 +170,13 @@ impl<R: Records> Records for Mapped<R> {
         }
     }
 
-    fn column(&self, rows: Range<usize>) -> Option<Column<'_>> {
+    fn columns(&self, rows: Range<usize>) -> Option<Columns<'_>> {
         let is_as_recorded = self.kept.is_none() && self.changed.is_empty();
-        is_as_recorded.then(|| self.inner.column(rows)).flatten()
+        is_as_recorded.then(|| self.inner.columns(rows))?
+    }
+
+    fn values(&self, part: u32) -> Option<PartValues<'_>> {
+        self.inner.values(part)
     }
 
     fn places(&self) -> BTreeSet<(i32, &Text)> {
@@ -186,17 +192,12 @@ impl<R: Records> Records for Mapped<R> {
         }
     }
 
-    fn heads(&self, rows: &[usize], heads: &mut Vec<Head>) {
-        let rows = self.rows(rows);
-        self.inner.heads(&rows, heads);
-        if self.changed.is_empty() {
-            return;
-        }
-        for (head, &row) in heads.iter_mut().zip(&*rows) {
-            if self.change(row).is_some() {
-                // Its shape may be another, and its hash gone.
-                *head = Head::default();
-            }
+    fn head(&self, row: usize) -> Head {
+        let row = self.row(row);
+        match self.change(row) {
+            None => self.inner.head(row),
+            // Its shape may be another, and its hash gone.
+            Some(_) => Head::default(),
         }
     }
 

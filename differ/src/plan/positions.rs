@@ -3,7 +3,6 @@
 use super::folding::Folding;
 use crate::records::Records;
 use bitnet_trace_schema::{StageGraph, Text};
-use bitnet_trace_store::Column;
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -110,8 +109,8 @@ struct Run<'a> {
     /// The rows of the position, in the order of execution.
     rows: Vec<Row>,
     visits: HashMap<u32, u32, Folding>,
-    /// The places of the position that was aligned last, if all of the alignment follows from them.
-    before: Option<Column<'a>>,
+    /// The places of the position that was aligned last, as their part numbers them, if all of the alignment follows from them.
+    before: Option<(u32, &'a [u32])>,
 }
 
 impl<'a> Positions<'a> {
@@ -267,19 +266,21 @@ impl<'a> Run<'a> {
         if self.order.is_some() { 0 } else { range.start }
     }
 
-    /// Places of these rows in their order, where the run keeps them as a column.
-    fn column(&self, rows: &Range<usize>) -> Option<Column<'a>> {
+    /// Places of these rows in their order, and which part numbers them so, where the run keeps them as a column.
+    fn places(&self, rows: &Range<usize>) -> Option<(u32, &'a [u32])> {
         match (&self.order, rows.is_empty()) {
             (Some(_), _) => None,
-            (None, true) => Some(Column { part: 0, places: &[] }),
-            (None, false) => self.records.column(rows.clone()),
+            (None, true) => Some((0, &[])),
+            (None, false) => {
+                let columns = self.records.columns(rows.clone())?;
+                Some((columns.part, columns.places))
+            }
         }
     }
 
     /// Whether these rows are aligned as those of the position before.
     fn is_as_before(&self, rows: &Range<usize>) -> bool {
-        let before = self.before.as_ref();
-        before.is_some_and(|before| self.column(rows).as_ref() == Some(before))
+        self.before.is_some() && self.places(rows) == self.before
     }
 
     /// Reads the rows of a position.
@@ -312,7 +313,7 @@ impl<'a> Run<'a> {
         // Where each place was visited once, the order of execution is that in which the run has the rows, and all
         // follows from their places.
         let once = self.rows.iter().all(|row| row.visit == 0);
-        self.before = self.column(&range).filter(|_| once);
+        self.before = self.places(&range).filter(|_| once);
     }
 }
 

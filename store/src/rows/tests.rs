@@ -56,8 +56,13 @@ fn check(rows: &Rows, expected: &[(usize, usize, &Record)]) -> Result<(), TestCa
         let (request, seq) = position(row);
         let end = end.unwrap_or(expected.len());
         prop_assert_eq!(rows.position(row), Position { request, seq, end });
-        let one = rows.column(row..row + 1).expect("a row stands somewhere");
-        prop_assert_eq!((one.part as usize, one.places.len()), (*part, 1));
+        let one = rows.columns(row..row + 1).expect("a row stands somewhere");
+        prop_assert_eq!((one.part as usize, one.places.len()), (10 + *part, 1));
+        prop_assert_eq!(
+            (one.form(0), one.hash_starts[0]),
+            (rows.form(row), rows.hash_start(row))
+        );
+        prop_assert_eq!(one.values(0), rows.at(row).values);
     }
     for (row, pair) in expected.windows(2).enumerate() {
         let form = |(meta, place): &Record| {
@@ -73,16 +78,16 @@ fn check(rows: &Rows, expected: &[(usize, usize, &Record)]) -> Result<(), TestCa
         prop_assert!(alike || rows.form(row) != rows.form(row + 1));
         prop_assert!(!alike || pair[0].0 != pair[1].0 || rows.form(row) == rows.form(row + 1));
         // Both rows in one part are a stretch where they are neighbours there, too.
-        if let Some(both) = rows.column(row..row + 2) {
-            prop_assert_eq!((pair[0].0, both.part as usize), (pair[1].0, pair[0].0));
+        if let Some(both) = rows.columns(row..row + 2) {
+            prop_assert_eq!((pair[0].0, both.part as usize), (pair[1].0, 10 + pair[0].0));
             let of = |(meta, _): &Record| (meta.layer, meta.stage.clone());
             let same = of(pair[0].2) == of(pair[1].2);
             prop_assert_eq!(both.places.len(), 2);
             prop_assert_eq!(both.places[0] == both.places[1], same);
         }
     }
-    prop_assert_eq!(rows.column(0..0), None);
-    prop_assert_eq!(rows.column(0..rows.len() + 1), None);
+    prop_assert!(rows.columns(0..0).is_none());
+    prop_assert!(rows.columns(0..rows.len() + 1).is_none());
     Ok(())
 }
 
@@ -126,16 +131,16 @@ fn a_single_part_is_one_stretch_and_parts_one_after_another_are_one_each() {
         .collect();
     let one = rows(&parts[..1]);
     assert_eq!(
-        (one.spans.len(), one.column(0..10).map(|c| c.places.len())),
+        (one.spans.len(), one.columns(0..10).map(|c| c.places.len())),
         (1, Some(10))
     );
     let all = rows(&parts);
     assert_eq!(all.spans.len(), 3);
     assert_eq!(
-        all.column(10..20).map(|c| (c.part, c.places.len())),
-        Some((1, 10))
+        all.columns(10..20).map(|c| (c.part, c.places.len())),
+        Some((11, 10))
     );
-    assert_eq!(all.column(9..11), None, "rows of two parts");
+    assert!(all.columns(9..11).is_none(), "rows of two parts");
     assert_eq!(rows(&[]).len(), 0);
     assert_eq!(
         (rows(&[vec![], vec![]]).spans.len(), rows(&[vec![]]).spans.len()),

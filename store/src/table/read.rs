@@ -120,6 +120,12 @@ impl Table {
         (sum == checksum).then_some(Self { names, ..table })
     }
 
+    /// Number of the part.
+    #[inline]
+    pub(crate) fn part(&self) -> u32 {
+        self.source.number
+    }
+
     /// Bytes of it.
     pub(crate) fn size(&self) -> usize {
         self.bytes.len()
@@ -198,6 +204,18 @@ impl Table {
     #[inline]
     pub(crate) fn form_column(&self) -> &[u32] {
         self.layout.form.all(&self.bytes)
+    }
+
+    /// Byte offsets of the rows' values in the part; anything where there are none.
+    #[inline]
+    pub(crate) fn values_offset_column(&self) -> &[u64] {
+        self.layout.values_offset.all(&self.bytes)
+    }
+
+    /// As [`Table::hash_start`].
+    #[inline]
+    pub(crate) fn hash_start_column(&self) -> &[u64] {
+        self.layout.hash_start.all(&self.bytes)
     }
 
     /// Numbers of [`Table::places`].
@@ -354,7 +372,7 @@ impl Table {
         let form = self.form(row);
         let values_offset = self.layout.values_offset.get(&self.bytes, row);
         At {
-            part: self.source.number,
+            part: self.part(),
             part_row: self.layout.part_row.get(&self.bytes, row).into(),
             dtype: form.dtype,
             values: form.values_count.map(|count| (values_offset, count)),
