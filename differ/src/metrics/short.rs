@@ -64,12 +64,16 @@ impl Short {
 /// `FMA` says whether the machine multiplies and adds in one instruction: of products of two f32, which f64 holds, the
 /// same number.
 #[inline(always)]
-pub(super) fn sums<const FMA: bool>(a: &[f32], b: &[f32]) -> Short {
+pub(super) fn sums<const FMA: bool>(mut a: &[f32], b: &[f32]) -> Short {
     let mut sums = Lanes::NONE;
     let mut apart = 0;
-    for (a, b) in a.chunks(GROUP).zip(b.chunks(GROUP)) {
-        sums.add::<FMA>(a, b);
-        apart = apart.max(largest(a, b));
+    let mut b = &b[..a.len()];
+    while !a.is_empty() {
+        let group = a.len().min(GROUP);
+        let (of_a, of_b) = (&a[..group], &b[..group]);
+        sums.add::<FMA>(of_a, of_b);
+        apart = apart.max(largest(of_a, of_b));
+        (a, b) = (&a[group..], &b[group..]);
     }
     // The compiler makes vectors of what is stored as arrays.
     let sums = black_box(sums);
@@ -119,19 +123,20 @@ impl Lanes {
             s.bb[lane] = plus(s.bb[lane], y, y);
             s.dd[lane] += d * d;
         };
-        let (chunks_a, tail_a) = a.as_chunks::<LANES>();
-        let (chunks_b, tail_b) = b.as_chunks::<LANES>();
-        for (n, (x, y)) in chunks_a.iter().zip(chunks_b).enumerate() {
-            // Once for two chunks, which are a line of the cache.
-            if n % 2 == 0 {
-                ahead(x.as_ptr());
-                ahead(y.as_ptr());
-            }
+        // A line of the cache at a time.
+        let (lines_a, tail_a) = a.as_chunks::<{ 2 * LANES }>();
+        let (lines_b, tail_b) = b.as_chunks::<{ 2 * LANES }>();
+        for (x, y) in lines_a.iter().zip(lines_b) {
+            ahead(x.as_ptr());
+            ahead(y.as_ptr());
             for lane in 0..LANES {
                 step(lane, x[lane].value(), y[lane].value());
             }
+            for lane in 0..LANES {
+                step(lane, x[LANES + lane].value(), y[LANES + lane].value());
+            }
         }
-        if !tail_a.is_empty() {
+        for (tail_a, tail_b) in tail_a.chunks(LANES).zip(tail_b.chunks(LANES)) {
             // Two zeros add nothing.
             let (mut x, mut y) = ([0.0f32; LANES], [0.0f32; LANES]);
             x[..tail_a.len()].copy_from_slice(tail_a);
