@@ -172,6 +172,7 @@ impl Run {
                 run: files.manifest.run.clone(),
                 number,
                 stat: stat.clone(),
+                is_alone: files.parts.len() == 1,
                 folder: folder.clone(),
             })?;
             let found = part.table.len() as u64;
@@ -221,7 +222,10 @@ impl Run {
 
     /// All records, ordered by request, seq, op_index, pass and occurrence.
     pub fn rows(&self) -> Rows {
-        Rows::new(self.parts.values().map(|part| Arc::clone(&part.table)).collect())
+        let rows = Rows::new(self.parts.values().map(|part| Arc::clone(&part.table)).collect());
+        // To put them in order took a look at all of their positions.
+        rows.release();
+        rows
     }
 
     /// The elements of a record of this run.

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// How much longer than the shape says: several parts, and twice as many.
-const TIMES: [usize; 2] = [4, 8];
+const TIMES: [usize; 2] = [6, 12];
 const MOST: usize = 200_000_000;
 
 /// Most memory that this process ever had resident, mapped files included, in bytes.

@@ -20,7 +20,7 @@ use std::{
 };
 
 /// Bytes of a run that all threads together have mapped.
-const MAPPED: usize = 48 << 20;
+const MAPPED: usize = 32 << 20;
 /// What a thread takes at a time, at most: enough for few turns, little enough for all threads to end together.
 const BYTES: usize = 8 << 20;
 /// And at least, however many threads there are.
@@ -129,7 +129,8 @@ pub(super) fn judge<T: Take>(
     let work = Work {
         judge,
         bytes: bytes as i64,
-        kept: of_thread.saturating_sub(bytes),
+        // A piece is as many bytes by what its position had, and may be a little less.
+        kept: of_thread.saturating_sub(bytes) / 8 * 7,
         rest: Mutex::new(Rest {
             ahead,
             left: None,

@@ -82,10 +82,10 @@ impl Table {
         // bit pattern of the others is valid; texts are copied) or, by truncating the file, end this process with SIGBUS.
         let map = Arc::new(unsafe { Mmap::map(file) }.ok()?);
         #[cfg(target_os = "linux")]
-        // Where the page cache holds it in large pages, it is mapped in such; but of a table whose pages are given back,
+        // Where the page cache holds it in large pages, it is mapped in such; but of tables whose pages are given back,
         // they would have more of each column in memory than is read.
         let _ = map.advise(match map.len() {
-            ..=SMALL => Advice::HugePage,
+            ..=SMALL if source.is_alone => Advice::HugePage,
             _ => Advice::NoHugePage,
         });
         let bytes = Bytes::from_owner(Owner(Arc::clone(&map)));

@@ -18,6 +18,8 @@ pub(crate) struct Source {
     /// Number of the part.
     pub(crate) number: u32,
     pub(crate) stat: PartStat,
+    /// Whether it is the only part of the run.
+    pub(crate) is_alone: bool,
     /// None where tables are kept in memory.
     pub(crate) folder: Option<Folder>,
 }

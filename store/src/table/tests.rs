@@ -42,6 +42,7 @@ fn of(number: u32, stat: PartStat, folder: Option<Folder>) -> Arc<Source> {
         run: "a".into(),
         number,
         stat,
+        is_alone: true,
         folder,
     })
 }
