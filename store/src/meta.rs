@@ -83,7 +83,8 @@ pub(crate) enum Rest<'a> {
 }
 
 impl<'a> Meta<'a> {
-    /// BLAKE3 of the slice's original bytes; none in an imported run that does not know it.
+    /// BLAKE3 of the slice's original bytes; none in an imported run that does not know it, and where the part's row table
+    /// was spoiled and the part cannot be read any more.
     pub fn hash(&self) -> Option<[u8; 32]> {
         match self.rest {
             Rest::Record(record) => table::bytes_of(&record.blake3),
@@ -97,7 +98,7 @@ impl<'a> Meta<'a> {
         hash.map(|hex| hex.to_string()).unwrap_or_default()
     }
 
-    /// Statistics of the elements.
+    /// Statistics of the elements; no moments where hashes are lost in that way, too.
     pub fn stats(&self) -> Stats {
         match self.rest {
             Rest::Record(record) => record.stats,

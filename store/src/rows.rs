@@ -173,7 +173,8 @@ impl Rows {
         form(table.part(), table.form_number(row))
     }
 
-    /// BLAKE3 of the original bytes of record `row`; none in an imported run that does not know it.
+    /// BLAKE3 of the original bytes of record `row`; none in an imported run that does not know it, and where the part's row
+    /// table was spoiled and the part cannot be read any more.
     ///
     /// # Panics
     /// If there are not so many records.
