@@ -1,8 +1,8 @@
 //! *Row tables*: the scalar columns of a part, in a file that is mapped and read where it lies.
 //!
 //! A row table stands beside the index, `_index/run=NAME/part-00000.rows`, and is a cache as it is: made when the part
-//! is indexed, and made again by whoever finds it missing, damaged, of another version or of another state of the part.
-//! Where the folder cannot be written, the same bytes are kept in memory.
+//! is indexed or its run is opened, and made again by whoever finds it missing, damaged, of another version or of another
+//! state of the part. Where the folder cannot be written, the same bytes are kept in memory.
 //!
 //! ```text
 //! preamble   u64 magic, which tells the byte order │ u64 version │ u64 length │ u64 where hashes begin │ u64 XXH3 of all
